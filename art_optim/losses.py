@@ -1,0 +1,161 @@
+"""The losses of one step, one number a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TaskLosses:
+    """The losses of K tasks as one vector, with the number of samples behind each.
+
+    :meth:`from_mapping` makes it of named losses, :func:`per_task_mean` of a batch that mixes the samples of many
+    tasks; both leave it to the device which tasks are absent.
+
+    Args:
+        values: [K] floating point, usually with a graph; 0 for an absent task.
+        counts: [K] how many samples the loss of each task averages, 0 for an absent task. Where the number is not
+            known, 1.
+        tasks: The K names in order, or None where only the optimizer knows them.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not fit together.
+    """
+
+    values: Tensor
+    counts: Tensor
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or not self.values.is_floating_point():
+            raise ValueError(
+                f"values is {self.values.dtype} of shape {tuple(self.values.shape)}; "
+                "TaskLosses wants a floating-point vector, one number a task"
+            )
+        if self.counts.shape != self.values.shape or self.counts.device != self.values.device:
+            raise ValueError(
+                f"counts has shape {tuple(self.counts.shape)} on {self.counts.device} beside values of shape "
+                f"{tuple(self.values.shape)} on {self.values.device}; give one count a task on the same device"
+            )
+        if self.tasks is not None and len(self.tasks) != len(self.values):
+            raise ValueError(f"tasks has {len(self.tasks)} names for {len(self.values)} values; give one name a value")
+
+    @property
+    def present(self) -> Tensor:
+        """[K] bool, the tasks that have a loss."""
+        return self.counts > 0
+
+    @classmethod
+    def from_mapping(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...]) -> TaskLosses:
+        """Stack named losses in the order of ``tasks``; a missing name or None is an absent task.
+
+        Losses of different dtypes are promoted to the widest; a loss of shape ``(1,)`` counts as a scalar, a DTensor
+        as its full tensor.
+
+        Raises:
+            TypeError: A loss is not a tensor.
+            ValueError: No loss is there; or a name is unknown, a loss is not a floating-point scalar, or the losses
+                are on different devices.
+
+        Example:
+            >>> import torch
+            >>> losses = {"rain": torch.tensor(0.3), "noise": torch.tensor(0.1)}
+            >>> TaskLosses.from_mapping(losses, ("rain", "haze", "noise")).values
+            tensor([0.3000, 0.0000, 0.1000])
+        """
+        unknown = losses.keys() - tasks
+        if unknown:
+            raise ValueError(
+                f"losses has {[name for name in losses if name in unknown]}, the tasks are {list(tasks)}; "
+                "declare every task of the run with TaskReweightedOptimizer(..., tasks=[...])"
+            )
+        given = {task: _scalar(task, loss) for task in tasks if (loss := losses.get(task)) is not None}
+        if not given:
+            raise ValueError(f"losses has no loss for any of the tasks {list(tasks)}; give at least one")
+        first, like = next(iter(given.items()))
+        for task, loss in given.items():
+            if loss.device != like.device:
+                raise ValueError(
+                    f"loss of task {task!r} is on {loss.device} and that of {first!r} on {like.device}; "
+                    "move the task losses to one device"
+                )
+        if len(given) == len(tasks):
+            return cls(torch.stack(list(given.values())), torch.ones(len(tasks), device=like.device), tasks)
+        # Stacking scalars of the device says which tasks are there without a copy from the host.
+        zero, one = like.detach().new_zeros(()), like.detach().new_ones(())
+        values = torch.stack([given.get(task, zero) for task in tasks])
+        return cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
+
+
+def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosses:
+    r"""Average the per-sample losses of a mixed batch task by task.
+
+    .. math:: L_t = \frac{1}{n_t} \sum_{i:\, \text{task}_i = t} \ell_i
+
+    A fixed number of device operations, whatever the batch holds: nothing is read back to the host, and a task that
+    happens to have no sample is absent. The gradient is that of the masked means. Low-precision losses are averaged in
+    float32.
+
+    Args:
+        losses: [B] floating point, one loss a sample, with its graph.
+        task_ids: [B] integer, the index of each sample's task in the order of the optimizer's tasks.
+        num_tasks: K.
+
+    Returns:
+        A :class:`TaskLosses` of K values, which ``step`` accepts in place of a mapping.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not fit together.
+        IndexError: A task id is not in [0, K). On an accelerator, where looking would wait for the device, this is the
+            device's own assertion.
+
+    Note:
+        On CUDA the sums are atomic: their last bit may differ from run to run unless
+        ``torch.use_deterministic_algorithms(True)`` is set.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import per_task_mean
+        >>> per_task_mean(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 2]), num_tasks=3)
+        TaskLosses(values=tensor([0.3000, 0.0000, 0.9000]), counts=tensor([2., 0., 1.]), tasks=None)
+    """
+    if losses.ndim != 1 or not losses.is_floating_point():
+        raise ValueError(
+            f"losses is {losses.dtype} of shape {tuple(losses.shape)}; per_task_mean wants one floating-point number a "
+            "sample: reduce the other dimensions, e.g. with .flatten(1).mean(1)"
+        )
+    if task_ids.shape != losses.shape or task_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"task_ids is {task_ids.dtype} of shape {tuple(task_ids.shape)} beside {len(losses)} losses; "
+            "give one int64 or int32 a sample"
+        )
+    if task_ids.device != losses.device:
+        raise ValueError(f"task_ids is on {task_ids.device} and losses on {losses.device}; move them to one device")
+    if losses.dtype in (torch.float16, torch.bfloat16):
+        losses = losses.float()
+    zeros = losses.new_zeros(num_tasks)
+    sums = zeros.index_add(0, task_ids, losses)
+    counts = zeros.index_add(0, task_ids, torch.ones_like(losses)).detach()
+    return TaskLosses(sums / counts.clamp(min=1), counts)
+
+
+def _scalar(task: str, loss: Tensor) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"loss of task {task!r} is a {type(loss).__name__}; a task loss must be a tensor that carries its graph: "
+            "pass it as the loss function returns it"
+        )
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss of task {task!r} has shape {tuple(loss.shape)}; a task loss must be a scalar: "
+            "reduce it, e.g. with .mean()"
+        )
+    if not loss.is_floating_point():
+        raise ValueError(f"loss of task {task!r} is {loss.dtype}; a task loss must be floating point")
+    if hasattr(loss, "full_tensor"):  # a DTensor
+        loss = loss.full_tensor()
+    return loss if loss.ndim == 0 else loss.reshape(())

@@ -1,0 +1,171 @@
+"""Art: active reweighting for all-in-one training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, masked_softmax, register
+
+Rate = Literal["smoothed", "raw", "none"]
+Correction = Literal["log_quotient", "log_ratio", "ratio", "none"]
+
+
+@register("art")
+@dataclass(frozen=True)
+class Art(Weighting):
+    r"""Active reweighting of Wu et al., "Harmony in Diversity: Improving All-in-One Image Restoration via Multi-Task
+    Collaboration" (ACM MM 2024).
+
+    A task gets more weight when it converges slower than it did of late, and when it has strayed from the best it
+    ever reached:
+
+    .. math::
+
+        s_t = L_t / E_t, \qquad
+        r_t = \log M_t / \log L_t, \qquad
+        w_t = \operatorname{softmax}_t (s_t r_t / \tau)
+
+    where
+
+    - :math:`L_t` is the loss of task :math:`t` in this step;
+    - :math:`E_t` is its smoothed loss before this step, afterwards :math:`\beta E_t + (1 - \beta) L_t` (Eq. 6);
+    - :math:`M_t` is its smallest loss before this step, afterwards :math:`\min(M_t, L_t)`;
+    - :math:`s_t` is the local convergence rate (Eq. 5; Eq. 4 with the previous loss in place of :math:`E_t`);
+    - :math:`r_t` is the global correction weight (Eq. 7 after the logarithm), above 1 exactly when :math:`L_t > M_t`;
+    - the softmax (Eq. 8) is over the present tasks, so the weights sum to 1.
+
+    A task's first loss sets :math:`E_t` and :math:`M_t`, so the first weights are uniform. The quotient of logarithms
+    has a meaning only inside (0, 1): beyond 1 it changes its sign, and close to 1 it explodes (a loss of 0.999
+    after 0.1 has 2301). Therefore
+
+    - where :math:`L_t` or :math:`M_t` is not below 1, :math:`r_t = 1 + \log(L_t / M_t)`, which knows no scale;
+    - the priority :math:`s_t r_t` is clamped to [0, ``max_priority``];
+    - a loss that is zero, negative or not finite has the neutral priority 1 and leaves the state alone.
+
+    Losses above 1 are thus weighed by their ratio to the minimum. A loss that goes below 0 needs a shift, or another
+    method.
+
+    Args:
+        temperature: :math:`\tau`, positive; the larger, the closer the weights are to uniform.
+        decay: :math:`\beta` in [0, 1), the share of history in the smoothed loss.
+        rate: ``"smoothed"`` :math:`L/E`, ``"raw"`` :math:`L` over the previous loss (``decay`` is then not used), or
+            ``"none"`` 1.
+        correction: ``"log_quotient"`` :math:`\log M / \log L`, ``"log_ratio"`` :math:`1 + \log(L/M)`, ``"ratio"``
+            :math:`L/M`, or ``"none"`` 1. The rows of the paper's Table 1 are configurations: "mixed" is none and none,
+            "s raw" raw and none, "s smoothed" smoothed and none, "r raw" none and ratio, "r log" none and log_quotient.
+        max_priority: The largest :math:`s_t r_t`, positive; ``math.inf`` for none.
+        initial: :math:`E_t` and :math:`M_t` before a task's first loss, positive; None to take that first loss.
+        guarded: Whether what is said above of losses outside (0, 1) and of the clamp holds. False is the bare formula,
+            which gives infinite and NaN logits there.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``smoothed`` and ``minimum``, both [K] float32, infinite before a task's first loss unless ``initial`` is given.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        Where the paper and the authors' code disagree:
+
+        - the paper prints Eq. 7 as :math:`L/M` and calls it "log-transformed"; the code computes
+          :math:`\log M / \log L`. The raw :math:`L/M` is the 14.77 dB row of Table 1;
+        - Eq. 6 puts :math:`\beta` on the history, but the :math:`\beta` of 0.001 to 0.1 in the ablation is, in the
+          code, the weight of the new loss; read literally, 0.001 would hardly differ from 0. So ``decay`` is
+          1 minus the table's value;
+        - the paper's best temperature is 3 (Table 5), the code's default 0.1 is nearly one-hot;
+        - the code starts :math:`E` and :math:`M` at 0.1, see :meth:`reference`.
+
+        The look-alike is SoftAdapt, a softmax of :math:`L` over the previous loss: ``rate="raw"``,
+        ``correction="none"``.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import Art
+        >>> art, present = Art(), torch.tensor([True, True])
+        >>> state = art.init(num_tasks=2)
+        >>> art(torch.tensor([0.4, 0.2]), present, state)
+        tensor([0.5000, 0.5000])
+        >>> art(torch.tensor([0.4, 0.1]), present, state)  # the second task improves, the first does not
+        tensor([0.5540, 0.4460])
+    """
+
+    temperature: float = 3.0
+    decay: float = 0.99
+    rate: Rate = "smoothed"
+    correction: Correction = "log_quotient"
+    max_priority: float = 10.0
+    initial: float | None = None
+    guarded: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay is {self.decay}; it must be in [0, 1), the share of history in the smoothed loss")
+        if self.rate not in get_args(Rate):
+            raise ValueError(f"rate is {self.rate!r}; choose one of {', '.join(get_args(Rate))}")
+        if self.correction not in get_args(Correction):
+            raise ValueError(f"correction is {self.correction!r}; choose one of {', '.join(get_args(Correction))}")
+        if not self.max_priority > 0:
+            raise ValueError(f"max_priority is {self.max_priority}; it must be positive")
+        if self.initial is not None and not 0 < self.initial < math.inf:
+            raise ValueError(f"initial is {self.initial}; it must be positive and finite, or None for the first loss")
+
+    @classmethod
+    def reference(cls, temperature: float = 0.1) -> Art:
+        """Return the authors' code: history and minimum start at 0.1, nothing is guarded.
+
+        Two things differ from what that code does when it runs. It stores the third task's smoothed loss under another
+        name, so that this one stays 0.1 for ever: here every task's is updated. And losses that are not finite stay out
+        of the state.
+        """
+        return cls(temperature=temperature, initial=0.1, guarded=False)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        start = math.inf if self.initial is None else self.initial
+        return {
+            name: torch.full((num_tasks,), start, dtype=torch.float32, device=device)
+            for name in ("smoothed", "minimum")
+        }
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        usable = present & losses.isfinite()
+        if self.guarded:
+            usable = usable & (losses > 0)
+        loss = torch.where(usable, losses, 0.5)  # any value that keeps the unused branches of `where` finite
+        smoothed = torch.where(state["smoothed"].isinf(), loss, state["smoothed"])
+        minimum = torch.where(state["minimum"].isinf(), loss, state["minimum"])
+
+        priority = self._rate(loss, smoothed) * self._correction(loss, minimum)
+        if self.guarded:
+            priority = priority.clamp(0, self.max_priority)
+        priority = torch.where(usable, priority, 1.0)
+
+        decay = 0.0 if self.rate == "raw" else self.decay
+        state["smoothed"].copy_(torch.where(usable, smoothed.lerp(loss, 1 - decay), state["smoothed"]))
+        state["minimum"].copy_(torch.where(usable, torch.minimum(minimum, loss), state["minimum"]))
+        return masked_softmax(priority / self.temperature, present)
+
+    def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:
+        return torch.ones_like(loss) if self.rate == "none" else loss / smoothed
+
+    def _correction(self, loss: Tensor, minimum: Tensor) -> Tensor:
+        if self.correction == "none":
+            return torch.ones_like(loss)
+        if self.correction == "ratio":
+            return loss / minimum
+        log_loss, log_minimum = loss.log(), minimum.log()
+        log_ratio = 1 + log_loss - log_minimum
+        if self.correction == "log_ratio":
+            return log_ratio
+        log_quotient = log_minimum / log_loss
+        if not self.guarded:
+            return log_quotient
+        return torch.where(torch.maximum(loss, minimum) < 1, log_quotient, log_ratio)

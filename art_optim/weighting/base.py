@@ -1,0 +1,130 @@
+"""The protocol of a loss weighting, and the registry that names its methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+Normalization = Literal["published", "mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Weighting(ABC):
+    r"""A rule that turns the losses of :math:`K` tasks into :math:`K` weights.
+
+    A weighting is a value: a frozen dataclass of hyperparameters, so that ``repr``, equality, pickling and sweeps
+    come free. What it remembers between steps is a dict of tensors that :meth:`init` makes and :meth:`weigh` advances
+    in place. To add a method, subclass it, write these two, and register it by name with :func:`register`; to use one,
+    call it::
+
+        state = weighting.init(num_tasks, device)
+        weights = weighting(losses, present, state)
+
+    Calling gives an absent task weight exactly 0 and then scales the others as ``normalize`` says. Published methods
+    disagree on the scale, and the scale multiplies the learning rate of every optimizer that is not invariant to it,
+    so compare methods under one setting:
+
+    - ``"published"``: as the paper has it;
+    - ``"mean"``: the weights of the present tasks sum to 1, the objective is a weighted mean;
+    - ``"sum"``: they sum to the number of present tasks, the objective is a reweighted sum.
+
+    Args:
+        normalize: The scale of the weights, one of the above.
+
+    Raises:
+        ValueError: ``normalize`` is none of the above.
+    """
+
+    normalize: Normalization = field(default="published", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.normalize not in get_args(Normalization):
+            raise ValueError(f"normalize is {self.normalize!r}; choose one of {', '.join(get_args(Normalization))}")
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """Return the state before the first step: tensors of fixed shapes on ``device``, no Python numbers."""
+        return {}
+
+    @abstractmethod
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return the weights as published, and advance ``state`` in place.
+
+        It touches the device only (no ``.item()``, no ``if tensor``), leaves the state of an absent task alone, keeps
+        non-finite losses out of the state, and gives the present tasks the weights that they would get if the absent
+        ones did not exist.
+
+        Args:
+            losses: [K] float32, detached; the entries of absent tasks mean nothing.
+            present: [K] bool, which tasks have a loss in this step.
+            state: What :meth:`init` returned, as the steps so far have left it.
+
+        Returns:
+            [K] float32, not negative; the entries of absent tasks mean nothing.
+        """
+
+    @torch.no_grad()
+    def __call__(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return the weights [K] float32, absent tasks at 0 and scaled by ``normalize``; advance ``state`` in place."""
+        weights = torch.where(present, self.weigh(losses, present, state), 0.0)
+        if self.normalize == "published":
+            return weights
+        weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        return weights if self.normalize == "mean" else weights * present.sum()
+
+
+def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the present tasks alone: [K] logits, [K] bool -> [K]."""
+    return torch.where(present, logits, -torch.inf).softmax(0)
+
+
+_REGISTRY: dict[str, type[Weighting]] = {}
+
+W = TypeVar("W", bound=type[Weighting])
+
+
+def register(name: str) -> Callable[[W], W]:
+    """Class decorator: make a weighting available as ``create(name)`` and as ``weighting=name``.
+
+    Raises:
+        ValueError: Another class has the name.
+    """
+
+    def decorate(cls: W) -> W:
+        if name in _REGISTRY:
+            raise ValueError(f"weighting {name!r} is {_REGISTRY[name].__name__} already; choose another name")
+        _REGISTRY[name] = cls
+        return cls
+
+    return decorate
+
+
+def create(name: str, **hyperparameters: Any) -> Weighting:
+    """Make a registered weighting by name.
+
+    Raises:
+        ValueError: No weighting has the name.
+
+    Example:
+        >>> from art_optim import weighting
+        >>> weighting.create("art", temperature=1.0).temperature
+        1.0
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"weighting {name!r} is not known; choose one of {', '.join(available())}")
+    return _REGISTRY[name](**hyperparameters)
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the registered weightings, sorted.
+
+    Example:
+        >>> from art_optim import weighting
+        >>> "art" in weighting.available()
+        True
+    """
+    return tuple(sorted(_REGISTRY))

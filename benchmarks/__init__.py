@@ -1,0 +1,1 @@
+"""Measurements of art_optim: what it costs and what it changes."""

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+TASKS = ("rain", "haze", "noise")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+class MultiTask(nn.Module):
+    """A shared trunk and a head a task; losses of a seeded batch, small and positive."""
+
+    def __init__(self, tasks=TASKS) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.trunk = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 8))
+        self.heads = nn.ModuleDict({task: nn.Linear(8, 1) for task in tasks})
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(x)
+        return {task: head(features) for task, head in self.heads.items()}
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step)).to(next(self.parameters()).device)
+        outputs = self(x)
+        return {
+            task: 0.1 * (index + 1) * (output - x[:, index : index + 1]).square().mean()
+            for index, (task, output) in enumerate(outputs.items())
+        }
+
+
+@pytest.fixture
+def model() -> MultiTask:
+    return MultiTask()

@@ -1,0 +1,91 @@
+"""Distributed checkpoints of FSDP2 models on two gloo processes: contract 16."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from art_optim import TaskReweightedOptimizer
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from ..conftest import TASKS, MultiTask
+
+
+def sharded(mesh):
+    model = MultiTask()
+    fully_shard(model.trunk, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model, TaskReweightedOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-2), TASKS)
+
+
+def train(model, optimizer, steps):
+    for step in steps:
+        optimizer.zero_grad()
+        optimizer.step(model.losses(step))
+    return [parameter.full_tensor().detach() for parameter in model.parameters()], optimizer.task_state.state_dict()
+
+
+def assert_same(left, right):
+    assert all(torch.equal(a, b) for a, b in zip(left[0], right[0], strict=True))
+    assert all(torch.equal(left[1]["state"][name], right[1]["state"][name]) for name in ("smoothed", "minimum"))
+
+
+def through_files(rank, mesh, folder):
+    model, optimizer = sharded(mesh)
+    train(model, optimizer, range(3))
+    weights, state = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    straight = train(model, optimizer, range(3, 6))
+
+    model, optimizer = sharded(mesh)
+    weights, state = get_state_dict(model, optimizer)
+    loaded = {"model": weights, "optimizer": state}
+    dcp.load(loaded, checkpoint_id=folder)
+    set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
+    assert_same(train(model, optimizer, range(3, 6)), straight)
+
+
+def from_rank_0(rank, mesh, folder):
+    model, optimizer = sharded(mesh)
+    train(model, optimizer, range(3))
+    full = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    broadcast = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    state = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=full))
+    weights = copy.deepcopy(model.state_dict())
+    straight = train(model, optimizer, range(3, 6))
+
+    model, optimizer = sharded(mesh)
+    train(model, optimizer, [0])  # there is a state to replace
+    model.load_state_dict(weights)
+    set_optimizer_state_dict(model, optimizer, optim_state_dict=state if rank == 0 else {}, options=broadcast)
+    assert_same(train(model, optimizer, range(3, 6)), straight)
+
+
+def _process(rank, case, folder):
+    torch.set_num_threads(1)
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), rank=rank, world_size=2)
+    try:
+        case(rank, init_device_mesh("cpu", (2,)), f"{folder}/checkpoint")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_through_checkpoint_files(tmp_path):
+    mp.spawn(_process, (through_files, str(tmp_path)), nprocs=2)
+
+
+def test_from_the_full_state_dict_of_rank_0(tmp_path):
+    mp.spawn(_process, (from_rank_0, str(tmp_path)), nprocs=2)

@@ -1,0 +1,553 @@
+"""The wrapper as an optimizer: identity, live views, copies, hooks, and the one backward."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, per_task_mean
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._pytree import tree_flatten
+
+from .conftest import TASKS, MultiTask
+
+INNERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=1e-2),
+}
+
+
+def parameters_of(model):
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def identical(left, right) -> bool:
+    left, left_shape = tree_flatten(left)
+    right, right_shape = tree_flatten(right)
+    return left_shape == right_shape and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(left, right, strict=True)
+    )
+
+
+def wrap(model, tasks=TASKS, weighting="art", **kwargs):
+    return TaskReweightedOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-2, **kwargs), tasks, weighting)
+
+
+def train(model, optimizer, steps):
+    for step in steps:
+        optimizer.zero_grad()
+        optimizer.step(model.losses(step))
+
+
+# --- The update --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("weighting", [Art(), EqualWeighting(), FixedWeighting((0.2, 1.0, 3.0))], ids=["art", "equal", "fixed"])
+def test_the_update_is_that_of_the_weighted_sum_bit_for_bit(inner, weighting):
+    model, reference = MultiTask(), MultiTask()
+    optimizer = TaskReweightedOptimizer(INNERS[inner](model.parameters()), TASKS, weighting)
+    plain = INNERS[inner](reference.parameters())
+    state = weighting.init(3)
+    for step in range(20):
+        absent = TASKS[step % 3] if step % 4 == 3 else None
+        optimizer.zero_grad()
+        total = optimizer.step({task: loss for task, loss in model.losses(step).items() if task != absent})
+
+        losses = reference.losses(step)
+        present = torch.tensor([task != absent for task in TASKS])
+        weights = weighting(torch.stack([loss.detach() for loss in losses.values()]), present, state)
+        plain.zero_grad()
+        expected = sum(weight * loss for weight, (task, loss) in zip(weights, losses.items(), strict=True) if task != absent)
+        expected.backward()
+        plain.step()
+
+        torch.testing.assert_close(total, expected.detach())
+        assert not total.requires_grad
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+            # the head of the absent task has no gradient, not one of zeros that would decay its moments
+            assert (ours.grad is None) == (theirs.grad is None)
+
+
+def test_a_mixed_batch_trains_like_the_dict_of_its_masked_means():
+    def run(as_mapping):
+        model = MultiTask()
+        optimizer = wrap(model)
+        for step in range(10):
+            generator = torch.Generator().manual_seed(step)
+            x = torch.randn(9, 6, generator=generator)
+            task_ids = torch.randint(0, 3, (9,), generator=generator)
+            if step % 3 == 2:
+                task_ids.clamp_(max=1)  # the last task is absent
+            per_sample = torch.cat([*model(x).values()], 1).square().mean(1) * (task_ids + 1) * 0.1
+            optimizer.zero_grad()
+            if as_mapping:
+                masks = {task: task_ids == index for index, task in enumerate(TASKS)}
+                optimizer.step({task: per_sample[mask].mean() for task, mask in masks.items() if mask.any()})
+            else:
+                optimizer.step(per_task_mean(per_sample, task_ids, 3))
+            gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        return gradients, parameters_of(model)
+
+    torch.testing.assert_close(run(False), run(True), rtol=1e-4, atol=1e-6)
+
+
+def test_one_backward_pass(model):
+    visits = []
+
+    def watch(module, args, features):
+        features.register_hook(lambda gradient: visits.append(1))
+
+    model.trunk.register_forward_hook(watch)
+    wrap(model).step(model.losses(0))
+    assert len(visits) == 1
+
+
+def test_the_weights_are_no_part_of_the_graph(model):
+    optimizer = wrap(model)
+    for step in range(3):
+        optimizer.step(model.losses(step))
+        assert all(not weight.requires_grad and weight.dtype == torch.float32 for weight in optimizer.weights.values())
+    model.zero_grad()
+    optimizer.combine(model.losses(3)).backward()
+    gradient = model.heads["rain"].bias.grad
+    model.zero_grad()
+    losses = model.losses(3)
+    (optimizer.weights["rain"] * losses["rain"]).backward()
+    torch.testing.assert_close(gradient, model.heads["rain"].bias.grad)
+
+
+def test_backward_then_step_is_step(model):
+    other = copy.deepcopy(model)
+    one, two = wrap(model), wrap(other)
+    for step in range(5):
+        one.zero_grad()
+        one.step(model.losses(step))
+        two.zero_grad()
+        two.backward(other.losses(step))
+        two.step()
+    assert identical(parameters_of(model), parameters_of(other))
+
+
+def test_combine_then_backward_is_step_to_rounding(model):
+    other = copy.deepcopy(model)
+    one, two = wrap(model), wrap(other)
+    for step in range(5):
+        one.zero_grad()
+        one.step(model.losses(step))
+        total = two.combine(other.losses(step))
+        two.zero_grad()  # may come between
+        total.backward()
+        two.step()
+    torch.testing.assert_close(parameters_of(model), parameters_of(other))
+    torch.testing.assert_close(one.weights, two.weights)
+
+
+def test_combine_twice_before_one_backward(model):
+    optimizer = wrap(model)
+    (optimizer.combine(model.losses(0)) + optimizer.combine(model.losses(1))).backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    other = MultiTask()
+    second = wrap(other)
+    second.backward(other.losses(0))
+    second.backward(other.losses(1))
+    torch.testing.assert_close(gradients, [parameter.grad for parameter in other.parameters()])
+
+
+def test_the_state_moves_once_a_call_with_a_graph_and_not_in_validation(model):
+    optimizer = wrap(model)
+    train(model, optimizer, range(2))
+    before, weights = copy.deepcopy(optimizer.task_state.tensors), optimizer.weights
+    with torch.no_grad():
+        optimizer.combine(model.losses(2))
+    optimizer.combine({task: loss.detach() for task, loss in model.losses(2).items()})
+    optimizer.step()
+    assert identical((optimizer.task_state.tensors, optimizer.weights), (before, weights))
+    optimizer.combine(model.losses(2))
+    assert not torch.equal(before["smoothed"], optimizer.task_state.tensors["smoothed"])
+
+
+def test_validation_before_training_does_not_fix_the_tasks(model):
+    optimizer = wrap(model, tasks=None)
+    with torch.no_grad():
+        total = optimizer.combine({"rain": model.losses(0)["rain"]})
+    torch.testing.assert_close(total, model.losses(0)["rain"].detach())
+    assert optimizer.tasks == ()
+    train(model, optimizer, range(1))
+    assert optimizer.tasks == TASKS
+
+
+def test_a_weight_of_zero_does_not_protect_from_nan(model):
+    optimizer = wrap(model, weighting=FixedWeighting((0.0, 1.0, 1.0)))
+    losses = model.losses(0)
+    total = optimizer.backward({**losses, "rain": losses["rain"] * float("nan")})
+    assert total.isnan()
+    assert model.trunk[0].weight.grad.isnan().all()
+
+
+def test_weights_are_float32_under_autocast(model):
+    def run(autocast):
+        other = copy.deepcopy(model)
+        optimizer = wrap(other)
+        for step in range(4):
+            losses = {task: loss.detach().requires_grad_() for task, loss in model.losses(step).items()}
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                total = optimizer.combine(losses)
+        return total, optimizer.weights
+
+    (total, weights), (total_autocast, weights_autocast) = run(False), run(True)
+    assert total_autocast.dtype == torch.float32
+    assert identical((total, weights), (total_autocast, weights_autocast))
+
+
+def test_low_precision_losses(model):
+    model.bfloat16()
+    optimizer = wrap(model)
+    total = optimizer.step({task: head.square().mean() for task, head in model(torch.randn(4, 6).bfloat16()).items()})
+    assert total.dtype == torch.float32
+    assert model.trunk[0].weight.grad.dtype == torch.bfloat16
+
+
+# --- Refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tasks", [TASKS, None], ids=["declared", "undeclared"])
+@pytest.mark.parametrize("how", ["step", "backward", "combine"])
+@pytest.mark.parametrize(
+    ("corrupt", "error", "message"),
+    [
+        (lambda losses: {}, ValueError, "losses has no loss"),
+        (lambda losses: dict.fromkeys(losses), ValueError, "losses has no loss"),
+        (lambda losses: {**losses, "haze": 0.3}, TypeError, "is a float"),
+        (lambda losses: {**losses, "haze": losses["haze"].expand(3)}, ValueError, "must be a scalar"),
+        (lambda losses: {**losses, "haze": torch.rand((), device="meta")}, ValueError, "on meta"),
+        (lambda losses: sum(losses.values()), TypeError, "losses is a Tensor; give a mapping"),
+        (lambda losses: list(losses.values()), TypeError, "losses is a list; give a mapping"),
+    ],
+)
+def test_bad_losses_change_nothing(model, tasks, how, corrupt, error, message):
+    optimizer = wrap(model, tasks)
+    if tasks:
+        train(model, optimizer, range(2))
+
+    def everything():
+        gradients = [parameter.grad for parameter in model.parameters()]
+        return optimizer.state_dict(), parameters_of(model), gradients, optimizer.weights
+
+    before = copy.deepcopy(everything())
+    with pytest.raises(error, match=message):
+        getattr(optimizer, how)(corrupt(model.losses(2)))
+    assert identical(everything(), before)
+
+
+def test_an_unknown_name_says_how_to_declare_it(model):
+    optimizer = wrap(model)
+    with pytest.raises(ValueError, match=r"losses has \['fog'\], the tasks are \['rain', 'haze', 'noise'\]; declare every task"):
+        optimizer.step({**model.losses(0), "fog": model.losses(0)["rain"]})
+    assert optimizer.weights == {}
+
+
+@pytest.mark.parametrize("how", ["step", "backward"])
+def test_losses_without_a_graph_are_refused(model, how):
+    optimizer = wrap(model, tasks=None)
+    with pytest.raises(ValueError, match="losses carry no graph"):
+        getattr(optimizer, how)({task: loss.detach() for task, loss in model.losses(0).items()})
+    with torch.no_grad(), pytest.raises(ValueError, match="losses carry no graph"):
+        getattr(optimizer, how)(model.losses(0))
+    assert optimizer.tasks == ()
+    losses = model.losses(0)
+    optimizer.step({**losses, "haze": losses["haze"].detach()})  # one graph is enough
+
+
+def test_task_losses_need_names_and_as_many_values(model):
+    values = torch.stack([*model.losses(0).values()])
+    with pytest.raises(ValueError, match="declare the tasks with tasks="):
+        wrap(model, tasks=None).step(TaskLosses(values, torch.ones(3)))
+    with pytest.raises(ValueError, match="losses has 2 values for the 3 tasks"):
+        wrap(model).step(TaskLosses(values[:2], torch.ones(2)))
+    with pytest.raises(ValueError, match=r"losses is of the tasks \['a', 'b', 'c'\]"):
+        wrap(model).step(TaskLosses(values, torch.ones(3), ("a", "b", "c")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (lambda p: (p,), TypeError, "inner is a list; give a constructed optimizer"),
+        (lambda p: (torch.optim.AdamW,), TypeError, "inner is a type"),
+        (lambda p: (TaskReweightedOptimizer(torch.optim.SGD(p)),), TypeError, "inner is a TaskReweightedOptimizer"),
+        (lambda p: (torch.optim.SGD(p), "rain"), TypeError, "give a list of names"),
+        (lambda p: (torch.optim.SGD(p), [1, 2]), TypeError, "give a list of names"),
+        (lambda p: (torch.optim.SGD(p), []), ValueError, "give at least one name"),
+        (lambda p: (torch.optim.SGD(p), ["rain", "rain"]), ValueError, "each name once"),
+        (lambda p: (torch.optim.SGD(p), None, "arts"), ValueError, "weighting 'arts' is not known"),
+        (lambda p: (torch.optim.SGD(p), None, Art), TypeError, "give a Weighting such as"),
+        (lambda p: (torch.optim.SGD(p), ["a"], FixedWeighting([1, 2])), ValueError, "2 numbers for 1 tasks"),
+    ],
+)
+def test_bad_arguments_are_refused_in_clear_words(model, arguments, error, message):
+    with pytest.raises(error, match=message):
+        TaskReweightedOptimizer(*arguments(list(model.parameters())))
+
+
+# --- Identity and live views -------------------------------------------------------------------------------------
+
+
+def test_it_is_an_optimizer_that_schedulers_accept(model):
+    """Contract 1."""
+    optimizer = wrap(model)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(3):
+            train(model, optimizer, [step])
+            scheduler.step()
+    assert optimizer.inner.param_groups[0]["lr"] == pytest.approx(1e-2 / 8)
+
+
+def test_groups_state_and_defaults_are_live_views(model):
+    """Contract 2: also after load_state_dict has rebound the inner's, and when they are set."""
+    optimizer = wrap(model)
+    train(model, optimizer, range(2))
+    optimizer.load_state_dict(optimizer.state_dict())
+    for name in ("param_groups", "state", "defaults"):
+        assert getattr(optimizer, name) is getattr(optimizer.inner, name)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = parameters_of(model)
+    train(model, optimizer, [2])
+    assert identical(before, parameters_of(model))
+    groups = [dict(group) for group in optimizer.param_groups]
+    optimizer.param_groups = groups
+    assert optimizer.inner.param_groups is groups
+
+
+def test_a_reload_does_not_detach_a_scheduler(model):
+    """Contract 2: the learning rate after a reload in the middle of a run is the one the inner step uses."""
+    optimizer = wrap(model)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    train(model, optimizer, [0])
+    scheduler.step()
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, [1])
+    scheduler.step()
+    assert optimizer.inner.param_groups[0]["lr"] == pytest.approx(0.0025)
+
+
+def test_add_param_group_trains_the_new_parameters(model):
+    """Contract 2."""
+    optimizer = wrap(model)
+    extra = nn.Parameter(torch.tensor(0.5))
+    optimizer.add_param_group({"params": [extra], "lr": 0.1})
+    assert optimizer.inner.param_groups[1]["params"] == [extra]
+    losses = model.losses(0)
+    optimizer.step({**losses, "rain": losses["rain"] + extra**2})
+    assert extra != 0.5
+
+
+def test_every_hook_dict_exists_and_hooks_see_the_wrapper(model):
+    """Contract 4, and 14: step hooks fire once an update, after the backward and before the inner step."""
+    optimizer = wrap(model)
+    seen = []
+
+    def pre(caller, args, kwargs):
+        seen.append(("pre", caller, model.trunk[0].weight.grad is not None, args[0] is caller))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-9)
+
+    optimizer.register_step_pre_hook(pre)
+    optimizer.register_step_post_hook(lambda caller, args, kwargs: seen.append(("post", caller)))
+    optimizer.register_state_dict_pre_hook(lambda caller: seen.append(("saving", caller)))
+    optimizer.register_state_dict_post_hook(lambda caller, state_dict: {**state_dict, "epoch": 3})
+    optimizer.register_load_state_dict_pre_hook(lambda caller, state_dict: seen.append(("loading", state_dict.pop("epoch"))))
+    optimizer.register_load_state_dict_post_hook(lambda caller: seen.append(("loaded", caller)))
+    optimizer.step(model.losses(0))
+    assert model.trunk[0].weight.grad.norm() < 1e-8
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == [
+        ("pre", optimizer, True, True),
+        ("post", optimizer),
+        ("saving", optimizer),
+        ("loading", 3),
+        ("loaded", optimizer),
+    ]
+
+
+def test_global_hooks_fire_once_an_update(model):
+    """Contract 14."""
+    seen = []
+    handle = register_optimizer_step_post_hook(lambda caller, args, kwargs: seen.append(type(caller)))
+    try:
+        train(model, wrap(model), range(2))
+    finally:
+        handle.remove()
+    assert seen == [torch.optim.AdamW] * 2
+
+
+def test_what_else_the_inner_has_is_reached(model):
+    """Contract 5 and 18: methods of the inner, but no dunder and none of our own names."""
+
+    class ScheduleFreeLike(torch.optim.SGD):
+        mode = "train"
+
+        def eval(self):
+            self.mode = "eval"
+
+    optimizer = TaskReweightedOptimizer(ScheduleFreeLike(model.parameters()), TASKS)
+    optimizer.eval()
+    assert optimizer.inner.mode == optimizer.mode == "eval"
+    assert not hasattr(optimizer, "consolidate_state_dict")
+    assert not hasattr(optimizer, "__len__")
+    blank = TaskReweightedOptimizer.__new__(TaskReweightedOptimizer)
+    for name in ("inner", "task_state", "_optimizer_step_pre_hooks", "param_groups"):
+        assert not hasattr(blank, name)
+
+
+def test_methods_work_on_a_subclass_that_shares_the_attributes(model):
+    """Contract 6: frameworks run them on a dynamic subclass with a ``self`` of its own."""
+    optimizer = wrap(model)
+    shadow = object.__new__(type("Shadow", (TaskReweightedOptimizer,), {}))
+    shadow.__dict__ = dict(optimizer.__dict__)
+    names = set(optimizer.__dict__)
+    train(model, shadow, range(2))
+    shadow.load_state_dict(shadow.state_dict())
+    train(model, shadow, [2])
+    assert optimizer.weights.keys() == set(TASKS)
+    assert optimizer.weights == shadow.weights
+    assert optimizer.task_state is shadow.task_state
+    assert set(optimizer.__dict__) == set(shadow.__dict__) == names
+
+
+def test_scaling_attributes_are_those_of_the_inner(model):
+    """Contract 10."""
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1, fused=True), TASKS)
+    assert optimizer._step_supports_amp_scaling
+    assert not hasattr(optimizer, "grad_scale")
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+    assert optimizer.inner.grad_scale == 2.0
+    del optimizer.grad_scale, optimizer.found_inf
+    assert not hasattr(optimizer.inner, "grad_scale")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_scales_gradients_and_no_weights(fused):
+    """Contract 10 to 12: exact with a power of two, through an overflow, in one phase and in two."""
+
+    def run(scale, phases):
+        model, overflow = MultiTask(), 1.0
+        model.trunk[0].weight.register_hook(lambda gradient: gradient * overflow)
+        optimizer = TaskReweightedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1, fused=fused), TASKS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
+        for step in range(8):
+            overflow = float("inf") if step == 4 else 1.0
+            optimizer.zero_grad()
+            if phases == 0:
+                optimizer.backward(model.losses(step))
+                if step != 4:
+                    optimizer.step()
+            elif phases == 1:
+                optimizer.step(model.losses(step), scaler=scaler)
+            else:
+                optimizer.backward(model.losses(step), scaler=scaler)
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+            if phases:
+                scaler.update()
+        return parameters_of(model), optimizer.weights
+
+    assert identical(run(2.0**10, phases=1), run(1.0, phases=0))
+    assert identical(run(2.0**10, phases=2), run(1.0, phases=0))
+
+
+def test_a_scaler_needs_losses(model):
+    optimizer = wrap(model)
+    with pytest.raises(ValueError, match="scaler is given without losses; call step"):
+        optimizer.step(scaler=torch.amp.GradScaler("cpu"))
+
+
+# --- Closures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_a_closure_may_return_losses_and_is_weighed_once_a_step(model, by_keyword):
+    """Contract 24 and 25."""
+    optimizer = TaskReweightedOptimizer(torch.optim.LBFGS(model.parameters(), max_iter=5), TASKS)
+    evaluations, totals = [], []
+    for _ in range(3):
+        before = copy.deepcopy(optimizer.task_state.tensors)
+        first = {task: loss.detach() for task, loss in model.losses(0).items()}
+
+        def closure():
+            optimizer.zero_grad()
+            evaluations.append(1)
+            return model.losses(0)
+
+        totals.append(optimizer.step(closure=closure) if by_keyword else optimizer.step(closure))
+        once = optimizer.weighting(torch.stack([*first.values()]), torch.ones(3, dtype=torch.bool), before)
+        assert torch.equal(once, torch.stack([*optimizer.weights.values()]))
+    assert len(evaluations) > 3
+    assert totals[2] < totals[0]
+
+
+def test_a_closure_that_returns_a_loss_is_the_inner_optimizers_own(model):
+    other = copy.deepcopy(model)
+    optimizer, plain = wrap(model), torch.optim.AdamW(other.parameters(), lr=1e-2)
+
+    def closure(net, opt):
+        opt.zero_grad()
+        loss = sum(net.losses(0).values())
+        loss.backward()
+        return loss
+
+    assert optimizer.step(lambda: closure(model, optimizer)) == plain.step(lambda: closure(other, plain))
+    assert identical(parameters_of(model), parameters_of(other))
+    assert optimizer.weights == {}
+
+
+def test_losses_under_the_name_of_the_closure(model):
+    """Contract 24: some frameworks pass everything on as ``closure=``."""
+    optimizer = wrap(model)
+    total = optimizer.step(closure=model.losses(0))
+    torch.testing.assert_close(total, sum(model.losses(0).values()).detach() / 3, rtol=0.1, atol=0.1)
+    assert set(optimizer.weights) == set(TASKS)
+
+
+# --- Copies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+def test_a_copy_trains_on_by_itself(model, duplicate):
+    """Contract 9: also when a scheduler has patched ``step`` on the original."""
+    optimizer = wrap(model)
+    torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    train(model, optimizer, range(3))
+    other_model, other = duplicate((model, optimizer))
+    assert other.inner is not optimizer.inner
+    assert "step" not in other.__dict__
+    train(other_model, other, range(3, 6))
+    frozen = parameters_of(other_model)
+    train(model, optimizer, range(3, 6))
+    assert identical(parameters_of(model), frozen)
+    train(model, optimizer, [6])
+    assert identical(parameters_of(other_model), frozen)
+
+
+def test_repr_shows_all_three(model):
+    text = repr(wrap(model))
+    assert "tasks=['rain', 'haze', 'noise']" in text
+    assert "Art(" in text
+    assert "AdamW (" in text
+
+
+def test_the_state_follows_the_losses_to_their_device(model):
+    optimizer = wrap(model)
+    train(model, optimizer, range(2))
+    optimizer.task_state.weigh(TaskLosses(torch.rand(3, device="meta", requires_grad=True), torch.ones(3, device="meta")))
+    assert all(tensor.is_meta for tensor in optimizer.task_state.tensors.values())

@@ -1,0 +1,223 @@
+"""Checkpoints: contract 3 and 15 to 17."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from .conftest import TASKS, MultiTask
+from .test_optimizer import identical, parameters_of, train, wrap
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
+
+
+def snapshot(model, optimizer):
+    return parameters_of(model), optimizer.inner.state_dict()["state"], optimizer.task_state.state_dict()
+
+
+def resumed(model):
+    """The same network again, as it is now, with an optimizer that has not stepped yet."""
+    other = MultiTask()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.fixture
+def trained(model):
+    optimizer = wrap(model)
+    train(model, optimizer, range(4))
+    return model, optimizer
+
+
+def test_the_inner_state_dict_with_one_key_more(trained):
+    """Contract 16."""
+    model, optimizer = trained
+    state_dict = optimizer.state_dict()
+    task_state = state_dict["param_groups"][0].pop("task_reweighting")
+    assert identical(state_dict, optimizer.inner.state_dict())
+    assert task_state["tasks"] == list(TASKS)
+    assert set(task_state["state"]) == {"smoothed", "minimum"}
+    assert "task_reweighting" not in optimizer.param_groups[0]
+    assert set(optimizer.state) == set(model.parameters())
+
+
+def test_a_state_dict_is_a_copy(trained):
+    """Contract 17: what was saved does not move with training."""
+    model, optimizer = trained
+    saved = optimizer.state_dict()["param_groups"][0]["task_reweighting"]
+    before = copy.deepcopy(saved)
+    train(model, optimizer, range(4, 6))
+    assert identical(saved, before)
+
+
+def test_resuming_is_exact_and_leaves_the_tensors_in_place(trained):
+    """Contract 17: through ``torch.load(weights_only=True)``, and addresses stay."""
+    model, optimizer = trained
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other = resumed(model)
+    second = wrap(other)
+    places = {name: tensor.data_ptr() for name, tensor in second.task_state.tensors.items()}
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert places == {name: tensor.data_ptr() for name, tensor in second.task_state.tensors.items()}
+    train(model, optimizer, range(4, 8))
+    train(other, second, range(4, 8))
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_a_checkpoint_declares_the_tasks(trained):
+    model, optimizer = trained
+    other = resumed(model)
+    second = wrap(other, tasks=None)
+    second.load_state_dict(state_dict=copy.deepcopy(optimizer.state_dict()))  # contract 3: by keyword
+    assert second.tasks == TASKS
+    train(model, optimizer, [4])
+    train(other, second, [4])
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_a_checkpoint_from_before_the_first_step(model):
+    for tasks in (TASKS, None):
+        saved = wrap(model, tasks).state_dict()
+        for others in (TASKS, None):
+            second = wrap(MultiTask(), others)
+            second.load_state_dict(saved)
+            assert second.tasks == (tasks or others or ())
+
+
+def test_a_bare_inner_checkpoint_starts_the_task_state_afresh(trained):
+    """Contract 17."""
+    model, optimizer = trained
+    with pytest.warns(UserWarning, match="the checkpoint has no 'task_reweighting': the task state starts afresh"):
+        optimizer.load_state_dict(optimizer.inner.state_dict())
+    assert identical(optimizer.task_state.tensors, Art().init(3))
+    assert optimizer.tasks == TASKS
+    assert optimizer.weights == {}
+
+
+def test_our_checkpoint_loads_into_the_bare_inner(trained):
+    model, optimizer = trained
+    other = resumed(model)
+    bare = torch.optim.AdamW(other.parameters(), lr=1e-2)
+    bare.load_state_dict(optimizer.state_dict())
+    for step in range(4, 6):
+        bare.zero_grad()
+        sum(other.losses(step).values()).backward()
+        bare.step()
+    assert not identical(parameters_of(model), parameters_of(other))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: (p, ["rain", "haze"]), r"the checkpoint has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]"),
+        (lambda p: (p, ["haze", "rain", "noise"]), "the checkpoint has tasks"),
+        (lambda p: (p, TASKS, EqualWeighting()), r"the checkpoint has weighting Art\(.*\), not EqualWeighting\("),
+        (lambda p: (p, TASKS, Art(temperature=1.0)), r"not Art\(.*temperature=1.0"),
+        (lambda p: (torch.optim.AdamW([{"params": [q]} for q in p.param_groups[0]["params"]]), TASKS), "parameter groups"),
+    ],
+)
+def test_a_checkpoint_of_something_else_changes_nothing(trained, make, message):
+    """Contract 17: refused before the inner optimizer is touched."""
+    model, optimizer = trained
+    other = TaskReweightedOptimizer(*make(torch.optim.AdamW(resumed(model).parameters(), lr=0.5)))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(optimizer.state_dict())
+    assert identical(other.state_dict(), before)
+
+
+def test_a_broken_task_state_changes_nothing(trained):
+    model, optimizer = trained
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["task_reweighting"]["state"]["smoothed"] = torch.ones(2)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="the checkpoint has task state"):
+        optimizer.load_state_dict(saved)
+    assert identical(optimizer.state_dict(), before)
+
+
+def test_a_plain_step_leaves_the_task_state_alone(trained):
+    """Contract 15: ``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
+    model, optimizer = trained
+    before = copy.deepcopy(optimizer.task_state.state_dict())
+    optimizer.step()
+    optimizer.step(closure=None)
+    assert identical(optimizer.task_state.state_dict(), before)
+
+
+def test_fixed_weights_resume():
+    model = MultiTask()
+    optimizer = wrap(model, weighting=FixedWeighting([0.1, 1, 2]))
+    train(model, optimizer, [0])
+    other = wrap(MultiTask(), weighting=FixedWeighting([0.1, 1, 2]))
+    other.load_state_dict(optimizer.state_dict())
+    assert identical(other.task_state.tensors, optimizer.task_state.tensors)
+
+
+# --- torch.distributed.checkpoint, one process -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [StateDictOptions(), StateDictOptions(full_state_dict=True, cpu_offload=True)], ids=repr)
+def test_through_the_distributed_state_dict(trained, options):
+    """Contract 16."""
+    model, optimizer = trained
+    other = resumed(model)
+    second = wrap(other)
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    set_optimizer_state_dict(other, second, optim_state_dict=copy.deepcopy(saved), options=options)
+    train(model, optimizer, range(4, 6))
+    train(other, second, range(4, 6))
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_through_distributed_checkpoint_files(trained, tmp_path):
+    """Contract 16."""
+    model, optimizer = trained
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+    other = resumed(model)
+    second = wrap(other)
+    loaded = {"optimizer": get_optimizer_state_dict(other, second)}
+    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(other, second, optim_state_dict=loaded["optimizer"])
+    train(model, optimizer, range(4, 6))
+    train(other, second, range(4, 6))
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_flattened_it_is_lost_with_a_warning_and_saved_by_itself(trained, tmp_path):
+    """Contract 16: the task state is a ``Stateful``."""
+    model, optimizer = trained
+    flatten = StateDictOptions(flatten_optimizer_state_dict=True)
+    saved = {"optimizer": get_optimizer_state_dict(model, optimizer, options=flatten), "tasks": optimizer.task_state}
+    dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
+    other = resumed(model)
+    second = wrap(other)
+    loaded = {"optimizer": get_optimizer_state_dict(other, second, options=flatten), "tasks": second.task_state}
+    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    with pytest.warns(UserWarning, match="the task state starts afresh"):
+        set_optimizer_state_dict(other, second, optim_state_dict=loaded["optimizer"], options=flatten)
+    dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path, no_dist=True)
+    train(model, optimizer, range(4, 6))
+    train(other, second, range(4, 6))
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_no_warning_where_nothing_is_lost(trained):
+    model, optimizer = trained
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(optimizer.state_dict())

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from art_optim import Art, EqualWeighting, FixedWeighting, Weighting
+from art_optim.weighting import available, create, register
+
+
+def test_create_makes_what_available_lists():
+    assert {"art", "equal", "fixed"} <= set(available())
+    assert create("art", temperature=1.0) == Art(temperature=1.0)
+    assert create("equal") == EqualWeighting()
+    assert create("fixed", weights=[1, 2]) == FixedWeighting((1.0, 2.0))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="weighting 'artt' is not known; choose one of .*art.*equal"):
+        create("artt")
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="weighting 'art' is Art already"):
+
+        @register("art")
+        @dataclass(frozen=True)
+        class Other(Weighting):
+            def weigh(self, losses, present, state):
+                return losses
+
+
+def test_a_method_without_weigh_cannot_be_made():
+    @dataclass(frozen=True)
+    class Empty(Weighting):
+        pass
+
+    with pytest.raises(TypeError, match="weigh"):
+        Empty()
+
+
+@pytest.mark.parametrize("weights", [[1.0, -0.5], [float("nan")], [float("inf")]])
+def test_fixed_weights_are_finite_and_not_negative(weights):
+    with pytest.raises(ValueError, match="must be finite and not negative"):
+        FixedWeighting(weights)
+
+
+def test_fixed_weights_are_one_a_task():
+    with pytest.raises(ValueError, match="weights has 2 numbers for 3 tasks; give one a task"):
+        FixedWeighting((1.0, 2.0)).init(3)
+
+
+def test_fixed_weights_are_what_was_given():
+    weighting, present = FixedWeighting([0.25, 3]), torch.tensor([True, True])
+    weights = weighting(torch.tensor([5.0, 0.1]), present, weighting.init(2))
+    assert weights.tolist() == [0.25, 3.0]

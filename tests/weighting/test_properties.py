@@ -1,0 +1,212 @@
+"""What holds for every weighting."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from art_optim import TaskReweightedOptimizer
+from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
+
+from .cases import EVERY, NUM_TASKS, run, select
+
+every = pytest.mark.parametrize("weighting", EVERY, ids=repr)
+STEPS = 8
+
+
+@st.composite
+def histories(draw, weighting):
+    """Losses [T, K] over orders of magnitude and on both sides of 1, and who is present: at least one.
+
+    The bare formula of Art is one of losses in (0, 1) alone.
+    """
+    largest = 2 if getattr(weighting, "guarded", True) else -0.0625
+    exponents = draw(arrays("float32", (STEPS, NUM_TASKS), elements=st.floats(-4, largest, width=32)))
+    present = torch.from_numpy(draw(arrays("bool", (STEPS, NUM_TASKS))))
+    present[:, draw(st.integers(0, NUM_TASKS - 1))] = True
+    return torch.pow(10.0, torch.from_numpy(exponents)), present
+
+
+def history() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    losses = torch.rand(STEPS, NUM_TASKS, generator=generator).mul(0.8).add(0.01)
+    present = torch.rand(STEPS, NUM_TASKS, generator=generator) > 0.3
+    present[:, 2] = True
+    return losses, present
+
+
+def equal(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@every
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), order=st.permutations(range(NUM_TASKS)))
+def test_permuting_the_tasks_permutes_the_weights(weighting, data, order):
+    losses, present = data.draw(histories(weighting))
+    weights, _ = run(weighting, losses, present)
+    permuted, _ = run(select(weighting, order), losses[:, order], present[:, order])
+    torch.testing.assert_close(permuted, weights[:, order], rtol=1e-4, atol=1e-7)
+
+
+@every
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), absent=st.integers(0, NUM_TASKS - 1))
+def test_an_absent_task_is_no_such_task(weighting, data, absent):
+    losses, present = data.draw(histories(weighting))
+    present[:, absent] = False
+    rest = [task for task in range(NUM_TASKS) if task != absent]
+    weights, state = run(weighting, losses, present)
+    without, state_without = run(select(weighting, rest), losses[:, rest], present[:, rest])
+    assert (weights[~present] == 0).all()
+    torch.testing.assert_close(weights[:, rest], without, rtol=1e-5, atol=1e-8)
+    for name, tensor in state.items():
+        if tensor.shape[-1:] == (NUM_TASKS,):
+            torch.testing.assert_close(tensor[..., rest], state_without[name], rtol=1e-6, atol=0)
+            assert torch.equal(tensor[..., absent], weighting.init(NUM_TASKS)[name][..., absent])
+
+
+@every
+@pytest.mark.parametrize("placeholder", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_loss_in_the_place_of_an_absent_task_means_nothing(weighting, placeholder):
+    losses, present = history()
+    weights, state = run(weighting, losses, present)
+    other_weights, other_state = run(weighting, losses.masked_fill(~present, placeholder), present)
+    assert torch.equal(weights, other_weights)
+    assert equal(state, other_state)
+
+
+@every
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_weights_are_finite_not_negative_and_sum_as_normalize_says(weighting, data):
+    losses, present = data.draw(histories(weighting))
+    published, _ = run(weighting, losses, present)
+    assert published.dtype == torch.float32
+    assert published.isfinite().all()
+    assert (published >= 0).all()
+    mean, _ = run(replace(weighting, normalize="mean"), losses, present)
+    total, _ = run(replace(weighting, normalize="sum"), losses, present)
+    some = (published > 0).any(1)
+    torch.testing.assert_close(mean.sum(1)[some], torch.ones(int(some.sum())))
+    torch.testing.assert_close(total.sum(1)[some], present.sum(1).float()[some])
+
+
+@every
+def test_no_task_at_all_has_weight_zero_and_moves_nothing(weighting):
+    for normalize in ("published", "mean", "sum"):
+        state = weighting.init(NUM_TASKS)
+        before = copy.deepcopy(state)
+        nobody = torch.zeros(NUM_TASKS, dtype=torch.bool)
+        weights = replace(weighting, normalize=normalize)(torch.rand(NUM_TASKS), nobody, state)
+        assert torch.equal(weights, torch.zeros(NUM_TASKS))
+        assert equal(before, state)
+
+
+@every
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_loss_that_is_not_finite_leaves_the_state_as_if_the_task_had_been_absent(weighting, bad, step):
+    losses, present = history()
+    present[step] = True
+    losses[step, 1] = bad
+    weights, state = run(weighting, losses, present)
+    present[step, 1] = False
+    _, state_absent = run(weighting, losses, present)
+    assert weights.isfinite().all()
+    assert equal(state, state_absent)
+
+
+@every
+def test_the_state_keeps_its_shapes_and_places(weighting):
+    state = weighting.init(NUM_TASKS)
+    places = {name: tensor.data_ptr() for name, tensor in state.items()}
+    for losses, present in zip(*history(), strict=True):
+        weighting(losses, present, state)
+    assert places == {name: tensor.data_ptr() for name, tensor in state.items()}
+    fresh = weighting.init(NUM_TASKS)
+    assert {name: (t.shape, t.dtype) for name, t in state.items()} == {n: (t.shape, t.dtype) for n, t in fresh.items()}
+
+
+@every
+def test_weighing_is_float32_under_another_default_dtype(weighting):
+    torch.set_default_dtype(torch.float64)
+    try:
+        weights, state = run(weighting, *(tensor.float() if tensor.is_floating_point() else tensor for tensor in history()))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert weights.dtype == torch.float32
+    assert not any(tensor.dtype == torch.float64 for tensor in state.values())
+
+
+@every
+def test_weighing_compiles_as_one_graph(weighting):
+    compiled = torch.compile(lambda *arguments: weighting(*arguments), backend="eager", fullgraph=True)
+    state, compiled_state = weighting.init(NUM_TASKS), weighting.init(NUM_TASKS)
+    for losses, present in zip(*history(), strict=True):
+        assert torch.equal(weighting(losses, present, state), compiled(losses, present, compiled_state))
+    assert equal(state, compiled_state)
+
+
+@every
+def test_a_weighting_is_a_value(weighting):
+    assert pickle.loads(pickle.dumps(weighting)) == weighting
+    assert hash(copy.deepcopy(weighting)) == hash(weighting)
+    assert replace(weighting, normalize="sum") != weighting
+    assert "normalize='published'" in repr(weighting)
+
+
+TASKS = ["a", "b", "c", "d"]
+
+
+def optimizer_of(weighting, device="cpu"):
+    parameter = torch.nn.Parameter(torch.linspace(0.2, 0.8, NUM_TASKS, device=device))
+    return TaskReweightedOptimizer(torch.optim.Adam([parameter], lr=0.05), tasks=TASKS, weighting=weighting)
+
+
+def train(optimizer, steps):
+    (parameter,) = optimizer.param_groups[0]["params"]
+    factors, present = history()
+    trace = []
+    for step in steps:
+        losses = (parameter - factors[step].to(parameter.device)).square() + 0.01 * parameter.sum().exp()
+        optimizer.zero_grad()
+        optimizer.step({task: loss for task, loss, here in zip(TASKS, losses, present[step], strict=True) if here})
+        trace.append((parameter.detach().clone(), dict(optimizer.weights)))
+    return trace
+
+
+@every
+def test_save_load_and_continue_is_bit_exact(weighting):
+    whole = optimizer_of(weighting)
+    straight = train(whole, range(STEPS))
+
+    first = optimizer_of(weighting)
+    train(first, range(5))
+    checkpoint = io.BytesIO()
+    torch.save({"optimizer": first.state_dict(), "model": first.param_groups[0]["params"][0].detach()}, checkpoint)
+    checkpoint.seek(0)
+    loaded = torch.load(checkpoint, weights_only=True)
+
+    second = optimizer_of(weighting)
+    second.param_groups[0]["params"][0].data.copy_(loaded["model"])
+    second.load_state_dict(loaded["optimizer"])
+    for (parameter, weights), (expected, expected_weights) in zip(train(second, range(5, 8)), straight[5:], strict=True):
+        assert torch.equal(parameter, expected)
+        assert equal(weights, expected_weights)
+    assert equal(second.task_state.tensors, whole.task_state.tensors)
+
+
+@every
+def test_the_whole_step_runs_without_values(weighting):
+    """On ``meta`` nothing can be read back, so nothing is: the step does not wait for the device."""
+    optimizer = optimizer_of(weighting, "meta")
+    train(optimizer, range(STEPS))
+    assert all(weight.is_meta for weight in optimizer.weights.values())
+    assert all(tensor.is_meta for tensor in optimizer.task_state.tensors.values())

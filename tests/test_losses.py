@@ -3,9 +3,10 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from art_optim import TaskLosses, per_task_mean
 from hypothesis import given, settings
 from torch import nn
+
+from art_optim import TaskLosses, per_task_mean
 
 TASKS = ("rain", "haze", "noise")
 

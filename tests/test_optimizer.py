@@ -8,10 +8,12 @@ import warnings
 
 import pytest
 import torch
-from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, per_task_mean
+import torch_optimizer
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_flatten
+
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, per_task_mean
 
 from .conftest import TASKS, MultiTask
 
@@ -21,6 +23,7 @@ INNERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
     "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "yogi": lambda p: torch_optimizer.Yogi(p, lr=1e-2),
     "nadam": lambda p: torch.optim.NAdam(p, lr=1e-2),
 }
 
@@ -51,7 +54,9 @@ def train(model, optimizer, steps):
 
 
 @pytest.mark.parametrize("inner", INNERS)
-@pytest.mark.parametrize("weighting", [Art(), EqualWeighting(), FixedWeighting((0.2, 1.0, 3.0))], ids=["art", "equal", "fixed"])
+@pytest.mark.parametrize(
+    "weighting", [Art(), EqualWeighting(), FixedWeighting((0.2, 1.0, 3.0))], ids=["art", "equal", "fixed"]
+)
 def test_the_update_is_that_of_the_weighted_sum_bit_for_bit(inner, weighting):
     model, reference = MultiTask(), MultiTask()
     optimizer = TaskReweightedOptimizer(INNERS[inner](model.parameters()), TASKS, weighting)
@@ -66,7 +71,9 @@ def test_the_update_is_that_of_the_weighted_sum_bit_for_bit(inner, weighting):
         present = torch.tensor([task != absent for task in TASKS])
         weights = weighting(torch.stack([loss.detach() for loss in losses.values()]), present, state)
         plain.zero_grad()
-        expected = sum(weight * loss for weight, (task, loss) in zip(weights, losses.items(), strict=True) if task != absent)
+        expected = sum(
+            weight * loss for weight, (task, loss) in zip(weights, losses.items(), strict=True) if task != absent
+        )
         expected.backward()
         plain.step()
 
@@ -251,7 +258,9 @@ def test_bad_losses_change_nothing(model, tasks, how, corrupt, error, message):
 
 def test_an_unknown_name_says_how_to_declare_it(model):
     optimizer = wrap(model)
-    with pytest.raises(ValueError, match=r"losses has \['fog'\], the tasks are \['rain', 'haze', 'noise'\]; declare every task"):
+    with pytest.raises(
+        ValueError, match=r"losses has \['fog'\], the tasks are \['rain', 'haze', 'noise'\]; declare every task"
+    ):
         optimizer.step({**model.losses(0), "fog": model.losses(0)["rain"]})
     assert optimizer.weights == {}
 
@@ -366,7 +375,9 @@ def test_every_hook_dict_exists_and_hooks_see_the_wrapper(model):
     optimizer.register_step_post_hook(lambda caller, args, kwargs: seen.append(("post", caller)))
     optimizer.register_state_dict_pre_hook(lambda caller: seen.append(("saving", caller)))
     optimizer.register_state_dict_post_hook(lambda caller, state_dict: {**state_dict, "epoch": 3})
-    optimizer.register_load_state_dict_pre_hook(lambda caller, state_dict: seen.append(("loading", state_dict.pop("epoch"))))
+    optimizer.register_load_state_dict_pre_hook(
+        lambda caller, state_dict: seen.append(("loading", state_dict.pop("epoch")))
+    )
     optimizer.register_load_state_dict_post_hook(lambda caller: seen.append(("loaded", caller)))
     optimizer.step(model.losses(0))
     assert model.trunk[0].weight.grad.norm() < 1e-8
@@ -522,7 +533,9 @@ def test_losses_under_the_name_of_the_closure(model):
 # --- Copies ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_trains_on_by_itself(model, duplicate):
     """Contract 9: also when a scheduler has patched ``step`` on the original."""
     optimizer = wrap(model)
@@ -549,5 +562,7 @@ def test_repr_shows_all_three(model):
 def test_the_state_follows_the_losses_to_their_device(model):
     optimizer = wrap(model)
     train(model, optimizer, range(2))
-    optimizer.task_state.weigh(TaskLosses(torch.rand(3, device="meta", requires_grad=True), torch.ones(3, device="meta")))
+    optimizer.task_state.weigh(
+        TaskLosses(torch.rand(3, device="meta", requires_grad=True), torch.ones(3, device="meta"))
+    )
     assert all(tensor.is_meta for tensor in optimizer.task_state.tensors.values())

@@ -9,16 +9,16 @@ import warnings
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from art_optim import Art, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
 
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
+
 from .conftest import TASKS, MultiTask
 from .test_optimizer import identical, parameters_of, train, wrap
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_from_before_the_first_step(model):
 
 def test_a_bare_inner_checkpoint_starts_the_task_state_afresh(trained):
     """Contract 17."""
-    model, optimizer = trained
+    _, optimizer = trained
     with pytest.warns(UserWarning, match="the checkpoint has no 'task_reweighting': the task state starts afresh"):
         optimizer.load_state_dict(optimizer.inner.state_dict())
     assert identical(optimizer.task_state.tensors, Art().init(3))
@@ -123,11 +123,17 @@ def test_our_checkpoint_loads_into_the_bare_inner(trained):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: (p, ["rain", "haze"]), r"the checkpoint has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]"),
+        (
+            lambda p: (p, ["rain", "haze"]),
+            r"the checkpoint has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]",
+        ),
         (lambda p: (p, ["haze", "rain", "noise"]), "the checkpoint has tasks"),
         (lambda p: (p, TASKS, EqualWeighting()), r"the checkpoint has weighting Art\(.*\), not EqualWeighting\("),
         (lambda p: (p, TASKS, Art(temperature=1.0)), r"not Art\(.*temperature=1.0"),
-        (lambda p: (torch.optim.AdamW([{"params": [q]} for q in p.param_groups[0]["params"]]), TASKS), "parameter groups"),
+        (
+            lambda p: (torch.optim.AdamW([{"params": [q]} for q in p.param_groups[0]["params"]]), TASKS),
+            "parameter groups",
+        ),
     ],
 )
 def test_a_checkpoint_of_something_else_changes_nothing(trained, make, message):
@@ -141,7 +147,7 @@ def test_a_checkpoint_of_something_else_changes_nothing(trained, make, message):
 
 
 def test_a_broken_task_state_changes_nothing(trained):
-    model, optimizer = trained
+    _, optimizer = trained
     saved = optimizer.state_dict()
     saved["param_groups"][0]["task_reweighting"]["state"]["smoothed"] = torch.ones(2)
     before = copy.deepcopy(optimizer.state_dict())
@@ -152,7 +158,7 @@ def test_a_broken_task_state_changes_nothing(trained):
 
 def test_a_plain_step_leaves_the_task_state_alone(trained):
     """Contract 15: ``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
-    model, optimizer = trained
+    _, optimizer = trained
     before = copy.deepcopy(optimizer.task_state.state_dict())
     optimizer.step()
     optimizer.step(closure=None)
@@ -171,7 +177,9 @@ def test_fixed_weights_resume():
 # --- torch.distributed.checkpoint, one process -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [StateDictOptions(), StateDictOptions(full_state_dict=True, cpu_offload=True)], ids=repr)
+@pytest.mark.parametrize(
+    "options", [StateDictOptions(), StateDictOptions(full_state_dict=True, cpu_offload=True)], ids=repr
+)
 def test_through_the_distributed_state_dict(trained, options):
     """Contract 16."""
     model, optimizer = trained
@@ -217,7 +225,7 @@ def test_flattened_it_is_lost_with_a_warning_and_saved_by_itself(trained, tmp_pa
 
 
 def test_no_warning_where_nothing_is_lost(trained):
-    model, optimizer = trained
+    _, optimizer = trained
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.load_state_dict(optimizer.state_dict())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from art_optim import TaskReweightedOptimizer
 
 from ..conftest import TASKS, MultiTask

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import torch
-from art_optim import Art, FixedWeighting, Weighting
-from art_optim.weighting import available, create
 from torch import Tensor
 
+from art_optim import Art, Weighting
+from art_optim.weighting import available, create
+
 NUM_TASKS = 4
-REQUIRED = {FixedWeighting: {"weights": (0.5, 1.0, 2.0, 0.0)}}
+REQUIRED = {"fixed": {"weights": (0.5, 1.0, 2.0, 0.0)}}
 
 CONFIGURATIONS = [
     Art.reference(3.0),
@@ -24,12 +25,7 @@ CONFIGURATIONS = [
 ]
 
 
-def example(name: str) -> Weighting:
-    cls = type(create(name, weights=[1.0])) if name == "fixed" else type(create(name))
-    return cls(**REQUIRED.get(cls, {}))
-
-
-EVERY = [example(name) for name in available()] + CONFIGURATIONS
+EVERY = [create(name, **REQUIRED.get(name, {})) for name in available()] + CONFIGURATIONS
 
 
 def select(weighting: Weighting, tasks: list[int]) -> Weighting:

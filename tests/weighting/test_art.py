@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from art_optim import Art, TaskReweightedOptimizer
 
 REFERENCE = json.loads(Path(__file__).with_name("art_vectors.json").read_text())
@@ -43,7 +44,9 @@ def test_reference_is_the_authors_code(name):
     torch.testing.assert_close(weights.log()[representable], log_weights[representable], rtol=1e-5, atol=1e-5)
     assert (weights[~representable] < 1e-34).all()
     for key, ours in (("ema_before", "smoothed"), ("lmin_before", "minimum")):
-        torch.testing.assert_close(torch.stack([state[ours] for state in states]), torch.tensor(run[key]), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            torch.stack([state[ours] for state in states]), torch.tensor(run[key]), rtol=1e-5, atol=0
+        )
 
 
 @pytest.mark.parametrize("edge", REFERENCE["first_step"])
@@ -81,7 +84,9 @@ def test_every_row_of_table_1_is_a_configuration(rate, correction):
     art = Art(temperature=2.0, decay=0.9, rate=rate, correction=correction)
     weights, _ = drive(art, [(0.5, 0.2), (0.4, 0.3), (0.45, 0.25)], ["a", "b"])
     expected = [(torch.tensor(priority, dtype=torch.float64) / 2).softmax(0) for priority in HAND[rate, correction]]
-    torch.testing.assert_close(weights, torch.stack([torch.full((2,), 0.5, dtype=torch.float64), *expected]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        weights, torch.stack([torch.full((2,), 0.5, dtype=torch.float64), *expected]), rtol=1e-6, atol=0
+    )
 
 
 def priorities(history, losses):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from art_optim import Art, EqualWeighting, FixedWeighting, Weighting
 from art_optim.weighting import available, create, register
 
@@ -16,7 +17,7 @@ def test_create_makes_what_available_lists():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="weighting 'artt' is not known; choose one of .*art.*equal"):
+    with pytest.raises(ValueError, match=r"weighting 'artt' is not known; choose one of .*art.*equal"):
         create("artt")
 
 

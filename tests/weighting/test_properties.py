@@ -10,9 +10,10 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
-from art_optim import TaskReweightedOptimizer
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+
+from art_optim import TaskReweightedOptimizer
 
 from .cases import EVERY, NUM_TASKS, run, select
 
@@ -138,7 +139,9 @@ def test_the_state_keeps_its_shapes_and_places(weighting):
 def test_weighing_is_float32_under_another_default_dtype(weighting):
     torch.set_default_dtype(torch.float64)
     try:
-        weights, state = run(weighting, *(tensor.float() if tensor.is_floating_point() else tensor for tensor in history()))
+        weights, state = run(
+            weighting, *(tensor.float() if tensor.is_floating_point() else tensor for tensor in history())
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     assert weights.dtype == torch.float32
@@ -197,7 +200,9 @@ def test_save_load_and_continue_is_bit_exact(weighting):
     second = optimizer_of(weighting)
     second.param_groups[0]["params"][0].data.copy_(loaded["model"])
     second.load_state_dict(loaded["optimizer"])
-    for (parameter, weights), (expected, expected_weights) in zip(train(second, range(5, 8)), straight[5:], strict=True):
+    for (parameter, weights), (expected, expected_weights) in zip(
+        train(second, range(5, 8)), straight[5:], strict=True
+    ):
         assert torch.equal(parameter, expected)
         assert equal(weights, expected_weights)
     assert equal(second.task_state.tensors, whole.task_state.tensors)

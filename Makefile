@@ -1,0 +1,24 @@
+# make demo   train on real photographs, leave a table and two pictures in runs/restoration/
+# make test   lint, type check, doctests and tests
+# Each makes .venv and installs what it needs. ARGS="..." goes to the demo or to pytest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/.demo
+	$(BIN)/python -m examples.restoration $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.%: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Short runnable scripts, one idea each: ``python -m examples.NAME``."""

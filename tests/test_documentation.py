@@ -1,0 +1,46 @@
+"""The code in README.md and CONTRIBUTING.md runs as it is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from art_optim.weighting import available, base, create
+
+from .weighting.test_properties import NUM_TASKS, STEPS, history, run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _registry_of_its_own(monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def execute(name: str) -> dict:
+    namespace = {"__name__": "documentation"}
+    for block in blocks(name):
+        exec(compile(block, name, "exec"), namespace)
+    return namespace
+
+
+def test_the_readme_runs():
+    assert len(blocks("README.md")) >= 4
+    execute("README.md")
+
+
+def test_the_worked_example_is_a_weighting_like_any_other():
+    execute("CONTRIBUTING.md")
+    assert "inverse" in available()
+    weights, _ = run(create("inverse"), *history())
+    assert weights.shape == (STEPS, NUM_TASKS)
+    losses, present = history()
+    expected = present.sum(0) / losses.where(present, 0).sum(0)
+    torch.testing.assert_close(weights[-1], expected.where(present[-1], 0))

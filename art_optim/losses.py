@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class TaskLosses:
         tasks: The K names in order, or None where only the optimizer knows them.
 
     Raises:
+        TypeError: ``values`` or ``counts`` is not a tensor.
         ValueError: Shapes, dtypes or devices do not fit together.
     """
 
@@ -31,6 +33,10 @@ class TaskLosses:
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.values, Tensor) and isinstance(self.counts, Tensor)):
+            raise TypeError(
+                f"values is a {type(self.values).__name__} and counts a {type(self.counts).__name__}; give tensors"
+            )
         if self.values.ndim != 1 or not self.values.is_floating_point():
             raise ValueError(
                 f"values is {self.values.dtype} of shape {tuple(self.values.shape)}; "
@@ -41,6 +47,8 @@ class TaskLosses:
                 f"counts has shape {tuple(self.counts.shape)} on {self.counts.device} beside values of shape "
                 f"{tuple(self.values.shape)} on {self.values.device}; give one count a task on the same device"
             )
+        if self.tasks is not None:
+            object.__setattr__(self, "tasks", tuple(self.tasks))
         if self.tasks is not None and len(self.tasks) != len(self.values):
             raise ValueError(f"tasks has {len(self.tasks)} names for {len(self.values)} values; give one name a value")
 
@@ -48,6 +56,11 @@ class TaskLosses:
     def present(self) -> Tensor:
         """[K] bool, the tasks that have a loss."""
         return self.counts > 0
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the values carry a graph, and gradients are enabled: not so in validation."""
+        return self.values.requires_grad and torch.is_grad_enabled()
 
     @classmethod
     def from_mapping(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...]) -> TaskLosses:
@@ -58,8 +71,8 @@ class TaskLosses:
 
         Raises:
             TypeError: A loss is not a tensor.
-            ValueError: No loss is there; or a name is unknown, a loss is not a floating-point scalar, or the losses
-                are on different devices.
+            ValueError: No loss is there, a name is unknown, a loss is not a floating-point scalar, or the losses are
+                on different devices.
 
         Example:
             >>> import torch
@@ -73,7 +86,7 @@ class TaskLosses:
                 f"losses has {[name for name in losses if name in unknown]}, the tasks are {list(tasks)}; "
                 "declare every task of the run with TaskReweightedOptimizer(..., tasks=[...])"
             )
-        given = {task: _scalar(task, loss) for task in tasks if (loss := losses.get(task)) is not None}
+        given = {task: _scalar(task, losses[task]) for task in tasks if losses.get(task) is not None}
         if not given:
             raise ValueError(f"losses has no loss for any of the tasks {list(tasks)}; give at least one")
         first, like = next(iter(given.items()))
@@ -89,6 +102,9 @@ class TaskLosses:
         zero, one = like.detach().new_zeros(()), like.detach().new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])
         return cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
+
+
+Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses
 
 
 def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosses:
@@ -109,6 +125,7 @@ def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosse
         A :class:`TaskLosses` of K values, which ``step`` accepts in place of a mapping.
 
     Raises:
+        TypeError: ``losses`` or ``task_ids`` is not a tensor.
         ValueError: Shapes, dtypes or devices do not fit together.
         IndexError: A task id is not in [0, K). On an accelerator, where looking would wait for the device, this is the
             device's own assertion.
@@ -123,6 +140,11 @@ def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosse
         >>> per_task_mean(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 2]), num_tasks=3)
         TaskLosses(values=tensor([0.3000, 0.0000, 0.9000]), counts=tensor([2., 0., 1.]), tasks=None)
     """
+    if not (isinstance(losses, Tensor) and isinstance(task_ids, Tensor)):
+        raise TypeError(
+            f"losses is a {type(losses).__name__} and task_ids a {type(task_ids).__name__}; "
+            "give tensors with one entry a sample"
+        )
     if losses.ndim != 1 or not losses.is_floating_point():
         raise ValueError(
             f"losses is {losses.dtype} of shape {tuple(losses.shape)}; per_task_mean wants one floating-point number a "
@@ -143,7 +165,22 @@ def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosse
     return TaskLosses(sums / counts.clamp(min=1), counts)
 
 
-def _scalar(task: str, loss: Tensor) -> Tensor:
+def task_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of tasks in order, as plain strings.
+
+    Raises:
+        TypeError: They are not strings in an order.
+        ValueError: There is none, or one stands twice.
+    """
+    ordered = None if isinstance(names, (str, Set)) or not isinstance(names, Iterable) else tuple(names)
+    if ordered is None or not all(isinstance(name, str) for name in ordered):
+        raise TypeError(f"tasks is {names!r}; give the names in order, e.g. tasks=['rain', 'haze']")
+    if not ordered or len(set(ordered)) != len(ordered):
+        raise ValueError(f"tasks is {list(ordered)}; give at least one name, and each name once")
+    return tuple(str.__str__(name) for name in ordered)  # of an enumeration, the values
+
+
+def _scalar(task: str, loss: Tensor | None) -> Tensor:
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"loss of task {task!r} is a {type(loss).__name__}; a task loss must be a tensor that carries its graph: "

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .losses import TaskLosses
+from .losses import Losses, TaskLosses
 from .task_state import TaskState
 from .weighting import Weighting, create
-
-Losses = Mapping[str, Tensor | None] | TaskLosses
 
 _KEY = "task_reweighting"
 _HOOKS = (
@@ -50,11 +48,12 @@ class TaskReweightedOptimizer(Optimizer):
     Args:
         inner: The optimizer, already constructed.
         tasks: The names of the tasks, in the order that a :class:`TaskLosses` has. If None, the first mapping of losses
-            or the first checkpoint fixes them.
+            or the first checkpoint fixes them. To load through ``torch.distributed.checkpoint``, which only fills in
+            tensors that are there already, they must be given.
         weighting: The method, or its registered name (see :func:`art_optim.weighting.available`).
 
     Raises:
-        TypeError: ``inner`` is no optimizer, ``tasks`` is no list of names, ``weighting`` is neither method nor name.
+        TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name.
         ValueError: A task is named twice, or the weighting does not fit the number of tasks.
 
     Attributes:
@@ -75,10 +74,8 @@ class TaskReweightedOptimizer(Optimizer):
         ...     rain, haze = model(torch.ones(8, 4)).abs().mean(0)
         ...     optimizer.zero_grad()
         ...     total = optimizer.step({"rain": rain, "haze": haze})
-        >>> sorted(optimizer.weights)
-        ['haze', 'rain']
-        >>> sum(optimizer.weights.values())
-        tensor(1.)
+        >>> list(optimizer.weights)
+        ['rain', 'haze']
     """
 
     inner: Optimizer
@@ -104,7 +101,8 @@ class TaskReweightedOptimizer(Optimizer):
         if not isinstance(weighting, Weighting):
             raise TypeError(f"weighting is {weighting!r}; give a Weighting such as Art(), or its registered name")
         parameters = (parameter for group in inner.param_groups for parameter in group["params"])
-        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+        # Parameters on `meta` are about to be materialised, by which time the task state must not be there.
+        device = next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
         self.__setstate__({"inner": inner, "task_state": TaskState(weighting, tasks, device)})
 
     @property
@@ -152,19 +150,24 @@ class TaskReweightedOptimizer(Optimizer):
     ) -> Tensor:
         """Weigh the losses and run one backward pass, leaving the step to ``step()``: to clip, or to accumulate.
 
+        An error of the backward pass itself, such as of a graph that has been freed, comes after the weighting's state
+        has moved.
+
         Args:
             losses: As for :meth:`combine`; at least one must carry a graph.
             scaler: Scales the gradients, by way of the weights: pre-scaled losses would change the weights.
             retain_graph: As for ``Tensor.backward``.
-            create_graph: As for ``Tensor.backward``.
+            create_graph: As for ``Tensor.backward``; for optimizers that take second derivatives.
 
         Returns:
             The weighted sum, 0-dim, detached, on the device, not scaled.
 
         Raises:
-            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`, or no loss carries a graph; nothing has changed
-                then.
+            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or no loss carries a graph, or ``scaler`` is no
+                scaler. Nothing has changed then.
         """
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+            raise TypeError(f"scaler is a {type(scaler).__name__}; give a torch.amp.GradScaler")
         losses = self._trainable(losses)
         return self._backward(losses, self.task_state.weigh(losses), scaler, retain_graph, create_graph)
 
@@ -181,35 +184,46 @@ class TaskReweightedOptimizer(Optimizer):
         :meth:`backward`.
 
         Args:
-            losses: As for :meth:`backward`. A callable here is taken for the closure.
+            losses: As for :meth:`backward`. A callable here is taken for the closure, and losses in the place of the
+                closure for losses, as some frameworks pass them.
             closure: Handed to the inner optimizer. It may return losses by task instead of one loss, without calling
-                backward: they are weighed when it is first evaluated, and keep these weights within the step.
+                backward. Their weights stay within the step what they were at its first evaluation, or what those of
+                ``losses`` are if both are given.
             scaler: Scales the gradients and skips the step where one overflowed; call its ``update`` as usual.
 
         Returns:
             With losses the weighted sum, 0-dim, detached, on the device; else what the inner optimizer returns.
 
         Raises:
-            TypeError, ValueError: See :meth:`backward`; nothing has changed then.
+            TypeError, ValueError: See :meth:`backward`; or there are two closures, or losses twice, or a scaler without
+                losses or with a closure. Nothing has changed then.
         """
-        if callable(losses):
-            losses, closure = None, losses
-        elif isinstance(closure, (Mapping, TaskLosses)):
-            losses, closure = closure, None
-        if scaler is not None and (losses is None or closure is not None):
+        losses, closure = _in_order(losses, closure)
+        if scaler is None:
+            if losses is None:
+                return self._inner_step(closure)
+            total = self.backward(losses)
+            self._inner_step(closure, self.task_state.weights)
+            return total
+        if losses is None:
             raise ValueError(
                 "scaler is given without losses; call step(losses, scaler=scaler), or scaler.step(optimizer)"
             )
-        total = None if losses is None else self.backward(losses, scaler=scaler)
-        stepped = self._inner_step(closure) if scaler is None else scaler.step(self)
-        return stepped if total is None else total
+        if closure is not None:
+            raise ValueError("scaler is given with a closure, which gradient scaling cannot do; give losses alone")
+        total = self.backward(losses, scaler=scaler)
+        scaler.step(self)
+        return total
 
     # The inner step is profiled and fires the global hooks; this keeps torch from doing so a second time here.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Call ``zero_grad`` of the inner optimizer."""
-        self.inner.zero_grad(*args, **kwargs)
+    def zero_grad(self, set_to_none: bool | None = None) -> None:
+        """Call ``zero_grad`` of the inner optimizer, with its own default where ``set_to_none`` is None."""
+        if set_to_none is None:
+            self.inner.zero_grad()
+        else:
+            self.inner.zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Call ``add_param_group`` of the inner optimizer."""
@@ -227,7 +241,8 @@ class TaskReweightedOptimizer(Optimizer):
         first, *others = state_dict["param_groups"]
         state_dict["param_groups"] = [{**first, _KEY: self.task_state.state_dict()}, *others]
         for post_hook in self._optimizer_state_dict_post_hooks.values():
-            state_dict = post_hook(self, state_dict) or state_dict
+            result = post_hook(self, state_dict)
+            state_dict = state_dict if result is None else result
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -241,7 +256,8 @@ class TaskReweightedOptimizer(Optimizer):
         """
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = pre_hook(self, state_dict) or state_dict
+            result = pre_hook(self, state_dict)
+            state_dict = state_dict if result is None else result
         groups = state_dict["param_groups"]
         state_dict["param_groups"] = [{k: v for k, v in group.items() if k != _KEY} for group in groups]
         task_state = next((group[_KEY] for group in groups if _KEY in group), None)
@@ -251,14 +267,15 @@ class TaskReweightedOptimizer(Optimizer):
         if task_state is not None:
             self.task_state.load_state_dict(task_state)
         else:
-            warnings.warn(f"the checkpoint has no {_KEY!r}: the task state starts afresh", stacklevel=2)
             self.task_state.reset()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+        if task_state is None:
+            warnings.warn(f"the checkpoint has no {_KEY!r}: the task state starts afresh", stacklevel=2)
 
     def _trainable(self, losses: Losses) -> TaskLosses:
         gathered = self.task_state.gather(losses)
-        if not gathered.values.requires_grad:
+        if not gathered.trainable:
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
         return gathered
 
@@ -274,19 +291,18 @@ class TaskReweightedOptimizer(Optimizer):
         torch.autograd.backward(losses.values, gradient.to(losses.values.dtype), retain_graph, create_graph)
         return _total(losses.values.detach(), weights)
 
-    def _inner_step(self, closure: Callable[[], Any] | None) -> Any:
-        args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure))
+    def _inner_step(self, closure: Callable[[], Any] | None, weights: Tensor | None = None) -> Any:
+        args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure, weights))
         kwargs: dict[str, Any] = {}
         for pre_hook in self._optimizer_step_pre_hooks.values():
-            args, kwargs = pre_hook(self, args, kwargs) or (args, kwargs)
+            changed = pre_hook(self, args, kwargs)
+            args, kwargs = (args, kwargs) if changed is None else changed
         result = self.inner.step(*args[1:], **kwargs)
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
         return result
 
-    def _weighing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        weights: Tensor | None = None
-
+    def _weighing(self, closure: Callable[[], Any], weights: Tensor | None) -> Callable[[], Any]:
         def evaluate() -> Any:
             nonlocal weights
             losses = closure()
@@ -314,6 +330,18 @@ class TaskReweightedOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(tasks={list(self.tasks)}, weighting={self.weighting!r}, inner={self.inner!r})"
+
+
+def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], Any] | None]:
+    def swapped() -> bool:
+        are_losses = [isinstance(argument, (Mapping, TaskLosses)) for argument in (losses, closure)]
+        return are_losses[1] or (callable(losses) and not are_losses[0])
+
+    if swapped():
+        losses, closure = closure, losses
+        if swapped():
+            raise TypeError("step has losses twice or two closures; give one of each at most")
+    return losses, closure
 
 
 def _total(values: Tensor, weights: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .losses import TaskLosses
+from .losses import Losses, TaskLosses, task_names
 from .weighting import Weighting
 
 
@@ -33,106 +34,125 @@ class TaskState:
         self.tensors: dict[str, Tensor] = {}
         self.weights: Tensor | None = None
         if tasks is not None:
-            self.declare(tasks)
+            self._declare(tasks)
 
-    def declare(self, tasks: Sequence[str]) -> None:
-        """Fix the names and order of the tasks, and start their state."""
-        if isinstance(tasks, str) or not all(isinstance(task, str) for task in tasks):
-            raise TypeError(f"tasks is {tasks!r}; give a list of names, e.g. tasks=['rain', 'haze']")
-        if not tasks or len(set(tasks)) != len(tasks):
-            raise ValueError(f"tasks is {list(tasks)}; give at least one name, and each name once")
-        self.tensors = self.weighting.init(len(tasks), self.device)
-        self.tasks = tuple(tasks)
+    def gather(self, losses: Losses) -> TaskLosses:
+        """Bring the losses of a step into the order of the tasks; nothing changes.
 
-    def gather(self, losses: Mapping[str, Tensor | None] | TaskLosses) -> TaskLosses:
-        """Bring the losses of a step into the order of the tasks; nothing changes."""
+        Raises:
+            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or ``losses`` is something else, or of others.
+        """
         if isinstance(losses, Mapping):
-            return TaskLosses.from_mapping(losses, self.tasks or tuple(losses))
+            return TaskLosses.from_mapping(losses, self.tasks or (task_names(losses) if losses else ()))
         if not isinstance(losses, TaskLosses):
             raise TypeError(
                 f"losses is a {type(losses).__name__}; give a mapping from task name to loss, or a TaskLosses "
                 "(e.g. of per_task_mean)"
             )
-        if not self.tasks and losses.tasks is None:
-            raise ValueError("losses is a TaskLosses without names; declare the tasks with tasks=[...]")
-        if self.tasks and losses.tasks not in (None, self.tasks):
+        if not self.tasks:
+            if losses.tasks is None:
+                raise ValueError("losses is a TaskLosses without names; declare the tasks with tasks=[...]")
+            task_names(losses.tasks)
+        elif losses.tasks is not None and losses.tasks != self.tasks:
             raise ValueError(f"losses is of the tasks {list(losses.tasks)}; give those of {list(self.tasks)}, in order")
-        if self.tasks and len(losses.values) != len(self.tasks):
+        elif len(losses.values) != len(self.tasks):
             raise ValueError(
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"
             )
         return losses
 
-    @torch.no_grad()
     def weigh(self, losses: TaskLosses) -> Tensor:
-        """Return the weights [K] float32. The state moves only if the losses carry a graph: validation leaves it."""
-        values = losses.values.detach().float()
-        training = losses.values.requires_grad
-        if training:
-            if not self.tasks:
-                self.declare(losses.tasks or ())
-            if values.device != self.device:
-                self.device = values.device
-                self.tensors = {name: tensor.to(values.device) for name, tensor in self.tensors.items()}
+        """Return the weights [K] float32. The state moves only if the losses are trainable: validation leaves it."""
+        values, device = losses.values.detach().float(), losses.values.device
+        if not self.tasks:
+            tensors = self.weighting.init(len(values), device)
+        elif not losses.trainable:
+            tensors = {name: tensor.to(device, copy=True) for name, tensor in self.tensors.items()}
+        elif device == self.device:
             tensors = self.tensors
-        elif self.tasks:
-            tensors = {name: tensor.to(values.device, copy=True) for name, tensor in self.tensors.items()}
         else:
-            tensors = self.weighting.init(len(values), values.device)
-        with _autocast_off(values.device.type):
+            tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        with _autocast_off(device.type):
             weights = self.weighting(values, losses.present, tensors)
-        if training:
-            self.weights = weights
+        if losses.trainable:
+            self.tasks = self.tasks or losses.tasks or ()
+            self.tensors, self.weights, self.device = tensors, weights, device
         return weights
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies: names, the weighting's ``repr``, and its tensors."""
+        """Return copies: the names, the weighting with what differs from its defaults, and its tensors."""
         return {
             "tasks": list(self.tasks),
-            "weighting": repr(self.weighting),
+            "weighting": _describe(self.weighting),
             "state": {name: tensor.clone() for name, tensor in self.tensors.items()},
         }
 
     def check(self, state_dict: Mapping[str, Any]) -> None:
-        """Raise ValueError if ``state_dict`` is not of these tasks and this weighting; nothing changes."""
-        advice = "build the optimizer as it was, or delete 'task_reweighting' from the checkpoint to start afresh"
-        if state_dict["weighting"] != repr(self.weighting):
-            raise ValueError(
-                f"the checkpoint has weighting {state_dict['weighting']}, not {self.weighting!r}; {advice}"
-            )
-        saved = tuple(state_dict["tasks"])
-        if saved and self.tasks and saved != self.tasks:
-            raise ValueError(f"the checkpoint has tasks {list(saved)}, not {list(self.tasks)}; {advice}")
-        shapes = {name: tensor.shape for name, tensor in state_dict.get("state", {}).items()}
-        wanted = (
-            {name: tensor.shape for name, tensor in self.weighting.init(len(saved), "meta").items()} if saved else {}
-        )
-        if shapes != wanted:
-            raise ValueError(f"the checkpoint has task state {shapes}, not {wanted}; {advice}")
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the state over in place, tensors stay where they are.
+        """Raise if ``state_dict`` cannot be loaded; nothing changes.
 
         Raises:
-            ValueError: The checkpoint is of other tasks or another weighting; nothing has changed then.
+            TypeError, ValueError: It is not of these tasks, or not of this weighting.
+        """
+        advice = "build the optimizer as it was, or delete 'task_reweighting' from the checkpoint to start afresh"
+        missing = {"tasks", "weighting"} - state_dict.keys()
+        if missing:
+            raise ValueError(f"the checkpoint's task state has no {' and no '.join(sorted(missing))}; {advice}")
+        if state_dict["weighting"] != _describe(self.weighting):
+            raise ValueError(
+                f"the checkpoint has weighting {state_dict['weighting']}, not {_describe(self.weighting)}; {advice}"
+            )
+        if not state_dict["tasks"]:
+            return
+        tasks = task_names(state_dict["tasks"])
+        if self.tasks and tasks != self.tasks:
+            raise ValueError(f"the checkpoint has tasks {list(tasks)}, not {list(self.tasks)}; {advice}")
+        saved = _layout(state_dict.get("state", {}))
+        wanted = _layout(self.weighting.init(len(tasks), "meta"))
+        if wanted and not saved and not self.tasks:
+            raise ValueError(
+                f"the checkpoint came without the state of its tasks {list(tasks)}, as torch.distributed.checkpoint "
+                "fills in only what is there: declare the tasks with tasks=[...] before loading"
+            )
+        if saved != wanted:
+            raise ValueError(f"the checkpoint has task state {saved}, not {wanted}; {advice}")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the state over in place: tensors stay where they are.
+
+        Raises:
+            TypeError, ValueError: See :meth:`check`; nothing has changed then.
         """
         self.check(state_dict)
-        if not state_dict["tasks"]:
-            return self.reset()
-        if not self.tasks:
-            self.declare(state_dict["tasks"])
-        self._copy(state_dict.get("state", {}))
+        if state_dict["tasks"] and not self.tasks:
+            self._declare(state_dict["tasks"])
+        self.reset()
+        for name, tensor in state_dict.get("state", {}).items():
+            self.tensors[name].copy_(tensor)
 
     def reset(self) -> None:
         """Start the state afresh, in place; the tasks stay."""
-        if self.tasks:
-            self._copy(self.weighting.init(len(self.tasks), self.device))
-
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors.items():
+        fresh = self.weighting.init(len(self.tasks), self.device) if self.tasks else {}
+        for name, tensor in fresh.items():
             self.tensors[name].copy_(tensor)
         self.weights = None
+
+    def _declare(self, tasks: Iterable[str]) -> None:
+        names = task_names(tasks)
+        self.tensors = self.weighting.init(len(names), self.device)
+        self.tasks = names
+
+
+def _describe(weighting: Weighting) -> str:
+    # Without the defaults, so that a hyperparameter which a later version adds does not lock out a checkpoint.
+    values = {field.name: getattr(weighting, field.name) for field in fields(weighting)}
+    defaults = {field.name: field.default for field in fields(weighting)}
+    changed = [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+    return f"{type(weighting).__name__}({', '.join(changed)})"
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _autocast_off(device_type: str) -> AbstractContextManager[Any]:

@@ -47,18 +47,19 @@ class Art(Weighting):
     - the priority :math:`s_t r_t` is clamped to [0, ``max_priority``];
     - a loss that is zero, negative or not finite has the neutral priority 1 and leaves the state alone.
 
-    Losses above 1 are thus weighed by their ratio to the minimum. A loss that goes below 0 needs a shift, or another
-    method.
+    Losses above 1 are thus weighed by their ratio to the minimum. For losses that pass 1, such as cross-entropies,
+    choose ``correction="log_ratio"`` throughout: just below 1 the quotient exaggerates, and the weight falls back where
+    the loss crosses. A loss that goes below 0 needs a shift, or another method.
 
     Args:
-        temperature: :math:`\tau`, positive; the larger, the closer the weights are to uniform.
+        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform.
         decay: :math:`\beta` in [0, 1), the share of history in the smoothed loss.
         rate: ``"smoothed"`` :math:`L/E`, ``"raw"`` :math:`L` over the previous loss (``decay`` is then not used), or
             ``"none"`` 1.
         correction: ``"log_quotient"`` :math:`\log M / \log L`, ``"log_ratio"`` :math:`1 + \log(L/M)`, ``"ratio"``
             :math:`L/M`, or ``"none"`` 1. The rows of the paper's Table 1 are configurations: "mixed" is none and none,
             "s raw" raw and none, "s smoothed" smoothed and none, "r raw" none and ratio, "r log" none and log_quotient.
-        max_priority: The largest :math:`s_t r_t`, positive; ``math.inf`` for none.
+        max_priority: The largest :math:`s_t r_t`, positive.
         initial: :math:`E_t` and :math:`M_t` before a task's first loss, positive; None to take that first loss.
         guarded: Whether what is said above of losses outside (0, 1) and of the clamp holds. False is the bare formula,
             which gives infinite and NaN logits there.
@@ -105,16 +106,18 @@ class Art(Weighting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
+        for name in ("temperature", "decay", "max_priority"):  # so that 3 and 3.0 are one in a checkpoint
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not 1e-6 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it must be finite and at least 1e-6")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay}; it must be in [0, 1), the share of history in the smoothed loss")
         if self.rate not in get_args(Rate):
             raise ValueError(f"rate is {self.rate!r}; choose one of {', '.join(get_args(Rate))}")
         if self.correction not in get_args(Correction):
             raise ValueError(f"correction is {self.correction!r}; choose one of {', '.join(get_args(Correction))}")
-        if not self.max_priority > 0:
-            raise ValueError(f"max_priority is {self.max_priority}; it must be positive")
+        if not 0 < self.max_priority < math.inf:
+            raise ValueError(f"max_priority is {self.max_priority}; it must be positive and finite")
         if self.initial is not None and not 0 < self.initial < math.inf:
             raise ValueError(f"initial is {self.initial}; it must be positive and finite, or None for the first loss")
 
@@ -162,7 +165,7 @@ class Art(Weighting):
         if self.correction == "ratio":
             return loss / minimum
         log_loss, log_minimum = loss.log(), minimum.log()
-        log_ratio = 1 + log_loss - log_minimum
+        log_ratio = 1 + (log_loss - log_minimum)  # exactly 1 at the minimum
         if self.correction == "log_ratio":
             return log_ratio
         log_quotient = log_minimum / log_loss

@@ -84,18 +84,19 @@ def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
 
 _REGISTRY: dict[str, type[Weighting]] = {}
 
-W = TypeVar("W", bound=type[Weighting])
+_W = TypeVar("_W", bound=type[Weighting])
 
 
-def register(name: str) -> Callable[[W], W]:
+def register(name: str) -> Callable[[_W], _W]:
     """Class decorator: make a weighting available as ``create(name)`` and as ``weighting=name``.
 
     Raises:
         ValueError: Another class has the name.
     """
 
-    def decorate(cls: W) -> W:
-        if name in _REGISTRY:
+    def decorate(cls: _W) -> _W:
+        # The same class again is a notebook cell that runs again.
+        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
             raise ValueError(f"weighting {name!r} is {_REGISTRY[name].__name__} already; choose another name")
         _REGISTRY[name] = cls
         return cls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ class FixedWeighting(Weighting):
     r"""Constant weights, :math:`w_t = c_t`: a grid search's point, or the control of an adaptive method.
 
     Args:
-        weights: One number a task, in the order of the tasks; finite and not negative.
+        weights: One number a task, in the order of the tasks; finite in float32 and not negative.
 
     Raises:
         ValueError: A weight is negative or not finite, or their number is not the number of tasks.
@@ -37,8 +36,8 @@ class FixedWeighting(Weighting):
         super().__post_init__()
         object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
         for weight in self.weights:
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"weights has {weight}; a fixed weight must be finite and not negative")
+            if not 0 <= weight <= torch.finfo(torch.float32).max:
+                raise ValueError(f"weights has {weight}; a fixed weight must be finite in float32 and not negative")
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         if len(self.weights) != num_tasks:

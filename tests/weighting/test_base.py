@@ -40,9 +40,9 @@ def test_a_method_without_weigh_cannot_be_made():
         Empty()
 
 
-@pytest.mark.parametrize("weights", [[1.0, -0.5], [float("nan")], [float("inf")]])
+@pytest.mark.parametrize("weights", [[1.0, -0.5], [float("nan")], [float("inf")], [1e39]])
 def test_fixed_weights_are_finite_and_not_negative(weights):
-    with pytest.raises(ValueError, match="must be finite and not negative"):
+    with pytest.raises(ValueError, match="must be finite in float32 and not negative"):
         FixedWeighting(weights)
 
 

@@ -43,7 +43,7 @@ class TaskState:
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or ``losses`` is something else, or of others.
         """
         if isinstance(losses, Mapping):
-            return TaskLosses.from_mapping(losses, self.tasks or (task_names(losses) if losses else ()))
+            return TaskLosses.from_mapping(losses, self.tasks or (task_names(tuple(losses)) if losses else ()))
         if not isinstance(losses, TaskLosses):
             raise TypeError(
                 f"losses is a {type(losses).__name__}; give a mapping from task name to loss, or a TaskLosses "

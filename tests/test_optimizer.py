@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import enum
+import inspect
 import pickle
 import warnings
 
@@ -224,6 +226,45 @@ def test_low_precision_losses(model):
     assert model.trunk[0].weight.grad.dtype == torch.bfloat16
 
 
+def test_a_graph_made_before_validation_does_not_train_in_it(model):
+    """The losses carry a graph, but gradients are off: nothing moves, and nothing becomes an inference tensor."""
+    for off in (torch.no_grad, torch.inference_mode):
+        optimizer = wrap(model, tasks=None)
+        losses = TaskLosses.from_mapping(model.losses(0), TASKS)
+        with off():
+            optimizer.combine(losses)
+            with pytest.raises(ValueError, match="losses carry no graph"):
+                optimizer.backward(losses)
+        assert optimizer.tasks == ()
+        assert optimizer.weights == {}
+        optimizer.step(losses)
+
+
+def test_a_model_initialised_on_meta_and_materialised_later():
+    with torch.device("meta"):
+        model = nn.Linear(6, 3)
+    optimizer = TaskReweightedOptimizer(torch.optim.AdamW(model.parameters()), TASKS)
+    model.to_empty(device="cpu")
+    nn.init.constant_(model.weight, 0.1)
+    nn.init.zeros_(model.bias)
+    for _ in range(2):
+        optimizer.step(dict(zip(TASKS, model(torch.rand(4, 6)).square().mean(0), strict=True)))
+    assert all(tensor.isfinite().all() for tensor in optimizer.task_state.tensors.values())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at it
+def test_combine_compiles_as_one_graph(model):
+    other = copy.deepcopy(model)
+    optimizer, compiled = wrap(model), wrap(other)
+    combine = torch.compile(compiled.combine, backend="eager", fullgraph=True)
+    for step in range(3):
+        losses = model.losses(step)
+        if step == 1:
+            losses["haze"] = None
+        assert torch.equal(combine(losses), optimizer.combine(losses))
+    assert identical(optimizer.task_state.tensors, compiled.task_state.tensors)
+
+
 # --- Refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +297,28 @@ def test_bad_losses_change_nothing(model, tasks, how, corrupt, error, message):
     assert identical(everything(), before)
 
 
+def test_a_first_step_that_fails_fixes_no_tasks(model):
+    optimizer = wrap(model, tasks=None, weighting=FixedWeighting([1, 2]))
+    with pytest.raises(ValueError, match="2 numbers for 3 tasks"):
+        optimizer.step(model.losses(0))
+    with pytest.raises(TypeError, match=r"tasks is \(0, 1\); give the names in order"):
+        wrap(model, tasks=None).step({0: model.losses(0)["rain"], 1: model.losses(0)["haze"]})
+    with pytest.raises(TypeError, match=r"scaler is a int; give a torch\.amp\.GradScaler"):
+        optimizer.step(model.losses(0), scaler=3)
+    assert optimizer.tasks == ()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_names_may_be_an_enumeration_of_strings(model):
+    class Task(str, enum.Enum):
+        RAIN = "rain"
+        HAZE = "haze"
+
+    optimizer = wrap(model, tasks=list(Task))
+    optimizer.step({Task.RAIN: model.losses(0)["rain"]})
+    assert [type(task) for task in optimizer.state_dict()["param_groups"][0]["task_reweighting"]["tasks"]] == [str, str]
+
+
 def test_an_unknown_name_says_how_to_declare_it(model):
     optimizer = wrap(model)
     with pytest.raises(
@@ -281,6 +344,10 @@ def test_task_losses_need_names_and_as_many_values(model):
     values = torch.stack([*model.losses(0).values()])
     with pytest.raises(ValueError, match="declare the tasks with tasks="):
         wrap(model, tasks=None).step(TaskLosses(values, torch.ones(3)))
+    with pytest.raises(ValueError, match="each name once"):
+        wrap(model, tasks=None).step(TaskLosses(values, torch.ones(3), ("a", "a", "b")))
+    wrap(model).step(TaskLosses(values, torch.ones(3), list(TASKS)), closure=None)
+    values = torch.stack([*model.losses(0).values()])
     with pytest.raises(ValueError, match="losses has 2 values for the 3 tasks"):
         wrap(model).step(TaskLosses(values[:2], torch.ones(2)))
     with pytest.raises(ValueError, match=r"losses is of the tasks \['a', 'b', 'c'\]"):
@@ -479,8 +546,11 @@ def test_a_scaler_scales_gradients_and_no_weights(fused):
     assert identical(run(2.0**10, phases=2), run(1.0, phases=0))
 
 
-def test_a_scaler_needs_losses(model):
+def test_a_scaler_needs_losses_and_no_closure(model):
     optimizer = wrap(model)
+    with pytest.raises(ValueError, match="scaler is given with a closure"):
+        optimizer.step(model.losses(0), lambda: None, scaler=torch.amp.GradScaler("cpu"))
+    assert optimizer.weights == {}
     with pytest.raises(ValueError, match="scaler is given without losses; call step"):
         optimizer.step(scaler=torch.amp.GradScaler("cpu"))
 
@@ -530,6 +600,44 @@ def test_losses_under_the_name_of_the_closure(model):
     total = optimizer.step(closure=model.losses(0))
     torch.testing.assert_close(total, sum(model.losses(0).values()).detach() / 3, rtol=0.1, atol=0.1)
     assert set(optimizer.weights) == set(TASKS)
+
+
+def test_losses_and_a_closure_together_are_weighed_once(model):
+    """Contract 24 and 25: the closure of some frameworks does nothing; one that returns losses keeps the weights."""
+    for closure in (lambda: None, lambda: model.losses(1)):
+        optimizer = wrap(model)
+        train(model, optimizer, [0])
+        expected = copy.deepcopy(optimizer.task_state)
+        weights = expected.weigh(expected.gather(model.losses(0)))
+        total = optimizer.step(closure, closure=model.losses(0))
+        assert torch.equal(torch.stack([*optimizer.weights.values()]), weights)
+        assert identical(optimizer.task_state.tensors, expected.tensors)
+        assert total.shape == ()
+
+
+@pytest.mark.parametrize("pair", [(lambda: None, lambda: None), ({}, {})])
+def test_two_of_a_kind_are_refused(model, pair):
+    with pytest.raises(TypeError, match="losses twice or two closures"):
+        wrap(model).step(*pair)
+
+
+def test_zero_grad_is_that_of_the_inner(model):
+    """With the parameter that frameworks look for in its signature."""
+
+    class Old(torch.optim.SGD):
+        def zero_grad(self):
+            super().zero_grad(set_to_none=False)
+
+    optimizer = wrap(model)
+    for set_to_none, is_none in ((None, True), (True, True), (False, False)):
+        optimizer.backward(model.losses(0))
+        optimizer.zero_grad() if set_to_none is None else optimizer.zero_grad(set_to_none=set_to_none)
+        assert (model.trunk[0].weight.grad is None) == is_none
+    optimizer = TaskReweightedOptimizer(Old(model.parameters()), TASKS)
+    optimizer.backward(model.losses(0))
+    optimizer.zero_grad()
+    assert not model.trunk[0].weight.grad.any()
+    assert "set_to_none" in inspect.signature(optimizer.zero_grad).parameters
 
 
 # --- Copies ------------------------------------------------------------------------------------------------------

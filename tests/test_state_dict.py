@@ -156,6 +156,55 @@ def test_a_broken_task_state_changes_nothing(trained):
     assert identical(optimizer.state_dict(), before)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": ["rain", "rain", "noise"]},
+        {"tasks": [1, 2, 3]},
+        {"tasks": "abc"},
+        {"state": {"smoothed": torch.ones(3), "minimum": torch.ones(3, dtype=torch.float64)}},
+        {"state": {"smoothed": torch.ones(3)}},
+        {"weighting": None},
+    ],
+    ids=repr,
+)
+def test_a_corrupt_task_state_changes_nothing(trained, change):
+    model, optimizer = trained
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["task_reweighting"].update(change)
+    other = wrap(resumed(model), tasks=None)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises((TypeError, ValueError), match=r"checkpoint|tasks is"):
+        other.load_state_dict(saved)
+    assert identical(other.state_dict(), before)
+    del saved["param_groups"][0]["task_reweighting"]["weighting"]
+    with pytest.raises(ValueError, match="task state has no weighting"):
+        other.load_state_dict(saved)
+
+
+def test_what_a_checkpoint_says_of_the_weighting(model):
+    """Equal weightings load each other's; a hyperparameter that a later version adds does not lock out this one's."""
+
+    def said(weighting):
+        return wrap(model, weighting=weighting).state_dict()["param_groups"][0]["task_reweighting"]["weighting"]
+
+    assert said(Art()) == "Art()"
+    assert said(Art(temperature=2)) == said(Art(temperature=2.0)) == "Art(temperature=2.0)"
+    assert said(FixedWeighting([1, 2, 3])) == "FixedWeighting(weights=(1.0, 2.0, 3.0))"
+
+
+def test_a_bare_checkpoint_loads_whole_where_warnings_are_errors(trained):
+    model, optimizer = trained
+    loaded = []
+    optimizer.register_load_state_dict_post_hook(loaded.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="starts afresh"):
+            optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
+    assert loaded == [optimizer]
+    assert identical(optimizer.task_state.tensors, Art().init(3))
+
+
 def test_a_plain_step_leaves_the_task_state_alone(trained):
     """Contract 15: ``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
     _, optimizer = trained
@@ -204,6 +253,17 @@ def test_through_distributed_checkpoint_files(trained, tmp_path):
     train(model, optimizer, range(4, 6))
     train(other, second, range(4, 6))
     assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+def test_undeclared_tasks_cannot_come_from_distributed_checkpoint_files(trained, tmp_path):
+    """It fills in only what is there already: refused with the way out, before anything has changed."""
+    model, optimizer = trained
+    dcp.save({"tasks": optimizer.task_state}, checkpoint_id=tmp_path, no_dist=True)
+    second = wrap(resumed(model), tasks=None)
+    with pytest.raises(Exception, match="declare the tasks with tasks=") as raised:
+        dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path, no_dist=True)
+    assert raised.type is not AttributeError
+    assert second.tasks == ()
 
 
 def test_flattened_it_is_lost_with_a_warning_and_saved_by_itself(trained, tmp_path):

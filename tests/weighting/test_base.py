@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from art_optim import Art, EqualWeighting, FixedWeighting, Weighting
-from art_optim.weighting import available, create, register
+from art_optim.weighting import available, base, create, register
 
 
 def test_create_makes_what_available_lists():
@@ -29,6 +29,20 @@ def test_a_name_is_given_once():
         class Other(Weighting):
             def weigh(self, losses, present, state):
                 return losses
+
+
+def test_a_class_may_be_registered_again(monkeypatch):
+    """As a notebook cell that is run twice does."""
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    for _ in range(2):
+
+        @register("again")
+        @dataclass(frozen=True)
+        class Again(Weighting):
+            def weigh(self, losses, present, state):
+                return losses
+
+    assert create("again") == Again()
 
 
 def test_a_method_without_weigh_cannot_be_made():

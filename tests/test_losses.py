@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from art_optim import TaskLosses, per_task_mean
 
@@ -47,6 +48,27 @@ def test_a_loss_of_one_element_is_a_scalar():
     assert TaskLosses.from_mapping({"rain": one}, ("rain",)).values.shape == (1,)
 
 
+def test_a_sharded_loss_is_taken_whole():
+    class Sharded(torch.Tensor):
+        def full_tensor(self):
+            return self.as_subclass(torch.Tensor) + 1
+
+    sharded = torch.tensor(0.5).as_subclass(Sharded)
+    assert TaskLosses.from_mapping({"rain": sharded}, ("rain",)).values.tolist() == [1.5]
+
+
+def test_an_absent_task_needs_no_copy_between_host_and_device():
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            copying = (torch.tensor, torch.as_tensor, torch.Tensor.to, torch.Tensor.item, torch.Tensor.tolist)
+            assert function not in copying
+            return function(*args, **(kwargs or {}))
+
+    given = loss(0.3)
+    with Copies():
+        TaskLosses.from_mapping({"rain": given}, TASKS)
+
+
 @pytest.mark.parametrize(
     ("losses", "error", "message"),
     [
@@ -76,6 +98,7 @@ def test_bad_losses_are_refused_in_clear_words(losses, error, message):
         ((torch.rand(()), torch.ones(())), "TaskLosses wants a floating-point vector"),
         ((torch.ones(2, dtype=torch.int64), torch.ones(2)), "TaskLosses wants a floating-point vector"),
         ((torch.rand(2), torch.ones(3)), "give one count a task"),
+        ((torch.rand(2), torch.ones(2, device="meta")), "give one count a task on the same device"),
         ((torch.rand(2), torch.ones(2), ("rain",)), "tasks has 1 names for 2 values"),
     ],
 )
@@ -128,13 +151,14 @@ def test_per_task_mean_confines_a_nan_to_its_task():
     assert result.values[1].isnan()
 
 
-def test_per_task_mean_averages_low_precision_in_float32():
-    losses = torch.full((1000,), 0.1, dtype=torch.bfloat16, requires_grad=True)
-    result = per_task_mean(losses, torch.zeros(1000, dtype=torch.int64), 1)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_per_task_mean_averages_low_precision_in_float32(dtype):
+    losses = torch.full((3000,), 0.1, dtype=dtype, requires_grad=True)
+    result = per_task_mean(losses, torch.zeros(3000, dtype=torch.int32), 1)
     assert result.values.dtype == torch.float32
     torch.testing.assert_close(result.values[0], losses[0].detach().float(), rtol=1e-5, atol=0)
     result.values.sum().backward()
-    assert losses.grad.dtype == torch.bfloat16
+    assert losses.grad.dtype == dtype
 
 
 def test_per_task_mean_never_reads_back():

@@ -7,6 +7,7 @@ import enum
 import inspect
 import pickle
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_flatten
 
-from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, per_task_mean
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, Weighting, per_task_mean
 
 from .conftest import TASKS, MultiTask
 
@@ -265,6 +266,51 @@ def test_combine_compiles_as_one_graph(model):
     assert identical(optimizer.task_state.tensors, compiled.task_state.tensors)
 
 
+def test_validation_weighs_by_the_state_as_training_left_it(model):
+    optimizer = wrap(model)
+    train(model, optimizer, range(3))
+    losses = model.losses(3)
+    with torch.no_grad():
+        peeked = optimizer.combine(losses)
+    assert not torch.allclose(peeked, sum(losses.values()) / 3, rtol=1e-4)
+    assert torch.equal(peeked, optimizer.combine(losses).detach())
+
+
+def test_retain_graph_and_create_graph_reach_the_backward_pass(model):
+    optimizer, losses = wrap(model), model.losses(0)
+    optimizer.backward(losses, retain_graph=True)
+    optimizer.backward(losses)
+    optimizer.zero_grad()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using backward\\(\\) with create_graph=True")
+        optimizer.backward(model.losses(0), create_graph=True)
+    assert model.trunk[0].weight.grad.requires_grad
+    optimizer.zero_grad()  # or the graph would hold on to the parameters
+
+
+def test_autocast_does_not_reach_a_weighting_that_multiplies_matrices():
+    @dataclass(frozen=True)
+    class Mixing(Weighting):
+        def weigh(self, losses, present, state):
+            return torch.full((3, 3), 0.1) @ losses
+
+    def weights(enabled):
+        optimizer = wrap(MultiTask(), weighting=Mixing())
+        losses = {task: torch.tensor(0.3 + index / 7, requires_grad=True) for index, task in enumerate(TASKS)}
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            optimizer.combine(losses)
+        return optimizer.weights
+
+    assert identical(weights(True), weights(False))
+
+
+def test_the_total_is_not_rounded_by_autocast():
+    losses = {task: torch.tensor(0.1 + index / 7, requires_grad=True) for index, task in enumerate(TASKS)}
+    with torch.autocast("cpu", torch.bfloat16):
+        total = wrap(MultiTask(), weighting="equal").step(losses)
+    torch.testing.assert_close(total, sum(losses.values()).detach())
+
+
 # --- Refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +466,19 @@ def test_a_reload_does_not_detach_a_scheduler(model):
     assert optimizer.inner.param_groups[0]["lr"] == pytest.approx(0.0025)
 
 
+@pytest.mark.parametrize("name", ["param_groups", "state", "defaults"])
+def test_views_are_set_through_and_follow_what_the_inner_sets(model, name):
+    """Contract 2."""
+    optimizer = wrap(model)
+    value = copy.copy(getattr(optimizer, name))
+    setattr(optimizer, name, value)
+    assert getattr(optimizer.inner, name) is value
+    other = copy.copy(value)
+    setattr(optimizer.inner, name, other)
+    assert getattr(optimizer, name) is other
+    assert name not in optimizer.__dict__
+
+
 def test_add_param_group_trains_the_new_parameters(model):
     """Contract 2."""
     optimizer = wrap(model)
@@ -460,6 +519,33 @@ def test_every_hook_dict_exists_and_hooks_see_the_wrapper(model):
     ]
 
 
+def test_hooks_may_replace_what_they_are_given(model):
+    optimizer, seen = wrap(model), []
+    optimizer.register_state_dict_post_hook(lambda caller, state_dict: seen.append(caller))
+    optimizer.register_load_state_dict_pre_hook(lambda caller, state_dict: seen.append(caller) or state_dict["wrapped"])
+    optimizer.load_state_dict({"wrapped": optimizer.state_dict()})
+    assert seen == [optimizer, optimizer]
+    optimizer.register_step_pre_hook(lambda caller, args, kwargs: ((caller, lambda: seen.append("closure")), kwargs))
+    optimizer.step(model.losses(0))
+    assert seen[2:] == ["closure"]
+
+
+def test_a_post_hook_sees_the_step_done(model):
+    optimizer, start, seen = wrap(model), parameters_of(model), []
+    optimizer.register_step_post_hook(lambda *_: seen.append(identical(parameters_of(model), start)))
+    optimizer.step(model.losses(0))
+    assert seen == [False]
+
+
+def test_torch_does_not_profile_the_step_a_second_time(model):
+    """Contract 14: also after it has tried to, as it does for a copy."""
+    optimizer, seen = wrap(model), []
+    torch.optim.Optimizer._patch_step_function(optimizer)
+    optimizer.register_step_pre_hook(lambda caller, args, kwargs: seen.append(caller))
+    optimizer.step(model.losses(0))
+    assert seen == [optimizer]
+
+
 def test_global_hooks_fire_once_an_update(model):
     """Contract 14."""
     seen = []
@@ -479,6 +565,9 @@ def test_what_else_the_inner_has_is_reached(model):
 
         def eval(self):
             self.mode = "eval"
+
+        def __len__(self):
+            return 1
 
     optimizer = TaskReweightedOptimizer(ScheduleFreeLike(model.parameters()), TASKS)
     optimizer.eval()
@@ -546,6 +635,22 @@ def test_a_scaler_scales_gradients_and_no_weights(fused):
     assert identical(run(2.0**10, phases=2), run(1.0, phases=0))
 
 
+def test_a_scaled_step_returns_the_plain_total_and_fires_the_hooks_of_the_wrapper(model):
+    optimizer, overflow, seen = wrap(model), 1.0, []
+    model.trunk[0].weight.register_hook(lambda gradient: gradient * overflow)
+    optimizer.register_step_post_hook(lambda caller, args, kwargs: seen.append(caller))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    losses = model.losses(0)
+    total = optimizer.step(losses, scaler=scaler)
+    scaler.update()
+    torch.testing.assert_close(total, sum(optimizer.weights[task] * loss for task, loss in losses.items()).detach())
+    assert seen == [optimizer]
+    overflow = float("inf")
+    optimizer.zero_grad()
+    optimizer.step(model.losses(1), scaler=scaler)
+    assert seen == [optimizer]  # no step, no hook
+
+
 def test_a_scaler_needs_losses_and_no_closure(model):
     optimizer = wrap(model)
     with pytest.raises(ValueError, match="scaler is given with a closure"):
@@ -602,9 +707,26 @@ def test_losses_under_the_name_of_the_closure(model):
     assert set(optimizer.weights) == set(TASKS)
 
 
+def test_a_closure_may_return_a_vector_but_not_losses_without_a_graph(model):
+    def vector():
+        return TaskLosses(torch.stack([*model.losses(0).values()]), torch.ones(3))
+
+    for step in (
+        lambda: optimizer.step(vector),
+        lambda: optimizer.step(closure=vector),
+        lambda: optimizer.step(closure=vector()),
+    ):
+        optimizer = wrap(model)
+        assert step().ndim == 0
+        assert set(optimizer.weights) == set(TASKS)
+    with pytest.raises(ValueError, match="losses carry no graph"):
+        optimizer.step(lambda: {task: loss.detach() for task, loss in model.losses(0).items()})
+
+
 def test_losses_and_a_closure_together_are_weighed_once(model):
     """Contract 24 and 25: the closure of some frameworks does nothing; one that returns losses keeps the weights."""
-    for closure in (lambda: None, lambda: model.losses(1)):
+    called = []
+    for closure in (lambda: called.append(1), lambda: model.losses(1)):
         optimizer = wrap(model)
         train(model, optimizer, [0])
         expected = copy.deepcopy(optimizer.task_state)
@@ -613,6 +735,7 @@ def test_losses_and_a_closure_together_are_weighed_once(model):
         assert torch.equal(torch.stack([*optimizer.weights.values()]), weights)
         assert identical(optimizer.task_state.tensors, expected.tensors)
         assert total.shape == ()
+    assert called == [1]
 
 
 @pytest.mark.parametrize("pair", [(lambda: None, lambda: None), ({}, {})])
@@ -672,7 +795,10 @@ def test_repr_shows_all_three(model):
 def test_the_state_follows_the_losses_to_their_device(model):
     optimizer = wrap(model)
     train(model, optimizer, range(2))
-    optimizer.task_state.weigh(
-        TaskLosses(torch.rand(3, device="meta", requires_grad=True), torch.ones(3, device="meta"))
-    )
+    ones = torch.ones(3, device="meta")
+    with torch.no_grad():
+        assert optimizer.combine(TaskLosses(ones, ones)).is_meta
+    assert not any(tensor.is_meta for tensor in optimizer.task_state.tensors.values())
+    optimizer.combine(TaskLosses(ones.clone().requires_grad_(), ones))
     assert all(tensor.is_meta for tensor in optimizer.task_state.tensors.values())
+    assert optimizer.task_state.device.type == "meta"

@@ -214,6 +214,66 @@ def test_a_plain_step_leaves_the_task_state_alone(trained):
     assert identical(optimizer.task_state.state_dict(), before)
 
 
+def two_groups(model):
+    groups = [{"params": model.trunk.parameters()}, {"params": model.heads.parameters(), "lr": 5e-3}]
+    return TaskReweightedOptimizer(torch.optim.AdamW(groups, lr=1e-2), TASKS)
+
+
+def test_several_parameter_groups(model):
+    """Contract 16: in the first of them when saved, wherever it is when loaded, and in none of the live ones."""
+    optimizer = two_groups(model)
+    train(model, optimizer, range(2))
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert ["task_reweighting" in group for group in saved["param_groups"]] == [True, False]
+    other = resumed(model)
+    second = two_groups(other)
+    saved["param_groups"][1]["task_reweighting"] = saved["param_groups"][0].pop("task_reweighting")
+    given = copy.deepcopy(saved)
+    second.load_state_dict(saved)
+    assert identical(saved, given)
+    assert not any("task_reweighting" in group for group in second.param_groups)
+    train(model, optimizer, [2])
+    train(other, second, [2])
+    assert identical(snapshot(model, optimizer), snapshot(other, second))
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_reset_is_whole_and_in_place(trained, started):
+    """From a bare checkpoint, and from one of before the tasks were known."""
+    model, optimizer = trained
+    fresh = wrap(resumed(model), None)
+    places = {name: tensor.data_ptr() for name, tensor in optimizer.task_state.tensors.items()}
+    if started:
+        with pytest.warns(UserWarning, match="starts afresh") as warned:
+            optimizer.load_state_dict(fresh.inner.state_dict())
+        assert warned[0].filename == __file__
+    else:
+        optimizer.load_state_dict(fresh.state_dict())
+    assert identical(optimizer.task_state.tensors, Art().init(3))
+    assert optimizer.weights == {}
+    assert places == {name: tensor.data_ptr() for name, tensor in optimizer.task_state.tensors.items()}
+
+
+def test_the_task_state_refuses_by_itself(trained):
+    _, optimizer = trained
+    other = wrap(MultiTask(), ["haze", "rain", "noise"]).task_state
+    before = other.state_dict()
+    with pytest.raises(ValueError, match="the checkpoint has tasks"):
+        other.load_state_dict(optimizer.task_state.state_dict())
+    assert identical(other.state_dict(), before)
+
+
+def test_a_weighting_without_state_resumes(model):
+    """Also where an empty dict is lost on the way."""
+    optimizer = wrap(model, weighting=EqualWeighting())
+    train(model, optimizer, [0])
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["task_reweighting"]["state"]
+    second = wrap(resumed(model), None, EqualWeighting())
+    second.load_state_dict(saved)
+    assert second.tasks == TASKS
+
+
 def test_fixed_weights_resume():
     model = MultiTask()
     optimizer = wrap(model, weighting=FixedWeighting([0.1, 1, 2]))

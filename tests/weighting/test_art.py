@@ -102,6 +102,7 @@ def priorities(history, losses):
         (0.5, 1.5, 3 * (1 + math.log(3))),  # L beyond 1: s = 3, r by the ratio
         (0.5, 1.0, 2 * (1 + math.log(2))),  # log L = 0
         (2.0, 0.5, 0.0),  # M beyond 1: 1 + log(1/4) is negative
+        (1.2, 0.9, 0.75 * (1 + math.log(0.75))),  # M alone beyond 1
         (2.0, 1.5, 0.75 * (1 + math.log(0.75))),
         (20.0, 22.0, 1.1 * (1 + math.log(1.1))),  # knows no scale: the same at 20 as at 2
         (2.0, 2.2, 1.1 * (1 + math.log(1.1))),
@@ -109,6 +110,8 @@ def priorities(history, losses):
         (1e-30, 1e-30, 1.0),
         (0.5, 1e-38, 0.0),
         (0.5, 0.0, 1.0),  # neutral
+        (0.4, 0.0, 1.0),
+        (0.4, -0.2, 1.0),
         (0.5, -0.2, 1.0),
     ],
 )
@@ -145,10 +148,24 @@ def test_the_first_weights_are_uniform(losses):
         ({"temperature": 1e-39}, "temperature is 1e-39"),
         ({"max_priority": 0}, "max_priority is 0"),
         ({"max_priority": math.inf}, "max_priority is inf"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"max_priority": math.nan}, "max_priority is nan"),
         ({"initial": 0.0}, "initial is 0.0"),
+        ({"initial": math.inf}, "initial is inf"),
         ({"normalize": "max"}, "normalize is 'max'; choose one of published, mean, sum"),
     ],
 )
 def test_a_hyperparameter_outside_its_range_is_refused(hyperparameters, message):
     with pytest.raises(ValueError, match=message):
         Art(**hyperparameters)
+
+
+def test_reference_is_a_configuration():
+    assert Art.reference() == Art(temperature=0.1, initial=0.1, guarded=False)
+
+
+def test_no_decay_is_the_previous_loss():
+    steps = [(0.5, 0.2), (0.4, 0.3), (0.45, 0.25)]
+    smoothed, _ = drive(Art(decay=0.0, correction="none"), steps, ["a", "b"])
+    raw, _ = drive(Art(rate="raw", correction="none"), steps, ["a", "b"])
+    assert torch.equal(smoothed, raw)

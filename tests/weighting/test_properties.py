@@ -136,6 +136,20 @@ def test_the_state_keeps_its_shapes_and_places(weighting):
 
 
 @every
+def test_the_weights_are_no_part_of_a_graph_and_the_state_of_none(weighting):
+    state = weighting.init(NUM_TASKS)
+    for losses, present in zip(*history(), strict=True):
+        assert not weighting(losses.clone().requires_grad_(), present, state).requires_grad
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+@every
+def test_a_scale_that_does_not_exist_is_refused(weighting):
+    with pytest.raises(ValueError, match="normalize is 'max'; choose one of published, mean, sum"):
+        replace(weighting, normalize="max")
+
+
+@every
 def test_weighing_is_float32_under_another_default_dtype(weighting):
     torch.set_default_dtype(torch.float64)
     try:

@@ -712,12 +712,12 @@ def test_a_closure_may_return_a_vector_but_not_losses_without_a_graph(model):
         return TaskLosses(torch.stack([*model.losses(0).values()]), torch.ones(3))
 
     for step in (
-        lambda: optimizer.step(vector),
-        lambda: optimizer.step(closure=vector),
-        lambda: optimizer.step(closure=vector()),
+        lambda optimizer: optimizer.step(vector),
+        lambda optimizer: optimizer.step(closure=vector),
+        lambda optimizer: optimizer.step(closure=vector()),
     ):
         optimizer = wrap(model)
-        assert step().ndim == 0
+        assert step(optimizer).ndim == 0
         assert set(optimizer.weights) == set(TASKS)
     with pytest.raises(ValueError, match="losses carry no graph"):
         optimizer.step(lambda: {task: loss.detach() for task, loss in model.losses(0).items()})

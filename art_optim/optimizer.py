@@ -345,4 +345,4 @@ def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], An
 
 
 def _total(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum()  # not a dot product, which autocast would round
+    return (values * weights).sum()  # not `@`, which autocast would round

@@ -52,10 +52,10 @@ class TaskState:
         if not self.tasks:
             if losses.tasks is None:
                 raise ValueError("losses is a TaskLosses without names; declare the tasks with tasks=[...]")
-            task_names(losses.tasks)
-        elif losses.tasks is not None and losses.tasks != self.tasks:
+            return TaskLosses(losses.values, losses.counts, task_names(losses.tasks))
+        if losses.tasks is not None and losses.tasks != self.tasks:
             raise ValueError(f"losses is of the tasks {list(losses.tasks)}; give those of {list(self.tasks)}, in order")
-        elif len(losses.values) != len(self.tasks):
+        if len(losses.values) != len(self.tasks):
             raise ValueError(
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"

@@ -110,6 +110,8 @@ def test_task_losses_that_do_not_fit_together_are_refused(arguments, message):
 def test_task_losses_are_tensors():
     with pytest.raises(TypeError, match="values is a list and counts a Tensor; give tensors"):
         TaskLosses([0.1, 0.2], torch.ones(2))
+    with pytest.raises(TypeError, match="values is a Tensor and counts a list; give tensors"):
+        TaskLosses(torch.ones(2), [1, 1])
 
 
 batches = st.lists(st.tuples(st.floats(0, 10, width=32), st.integers(0, 4)), max_size=20)
@@ -177,6 +179,7 @@ def test_per_task_mean_never_reads_back():
         (torch.rand(4), torch.zeros(4), ValueError, "task_ids is torch.float32"),
         (torch.rand(4), torch.zeros(4, dtype=torch.int64, device="meta"), ValueError, "move them to one device"),
         ([0.1, 0.2], torch.tensor([0, 1]), TypeError, "losses is a list and task_ids a Tensor; give tensors"),
+        (torch.rand(2), [0, 1], TypeError, "losses is a Tensor and task_ids a list; give tensors"),
         (torch.rand(2), torch.tensor([0, 3]), IndexError, "index out of range"),
     ],
 )

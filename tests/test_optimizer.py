@@ -362,7 +362,11 @@ def test_names_may_be_an_enumeration_of_strings(model):
 
     optimizer = wrap(model, tasks=list(Task))
     optimizer.step({Task.RAIN: model.losses(0)["rain"]})
-    assert [type(task) for task in optimizer.state_dict()["param_groups"][0]["task_reweighting"]["tasks"]] == [str, str]
+    undeclared = wrap(model, tasks=None)
+    values = torch.stack([model.losses(0)["rain"], model.losses(0)["haze"]])
+    undeclared.step(TaskLosses(values, torch.ones(2), tuple(Task)))
+    for names in (optimizer.tasks, undeclared.tasks):
+        assert [type(name) for name in names] == [str, str]
 
 
 def test_an_unknown_name_says_how_to_declare_it(model):
@@ -532,9 +536,11 @@ def test_hooks_may_replace_what_they_are_given(model):
 
 def test_a_post_hook_sees_the_step_done(model):
     optimizer, start, seen = wrap(model), parameters_of(model), []
-    optimizer.register_step_post_hook(lambda *_: seen.append(identical(parameters_of(model), start)))
+    optimizer.register_step_post_hook(
+        lambda caller, args, kwargs: seen.append((args[0] is caller, identical(parameters_of(model), start)))
+    )
     optimizer.step(model.losses(0))
-    assert seen == [False]
+    assert seen == [(True, False)]
 
 
 def test_torch_does_not_profile_the_step_a_second_time(model):
@@ -591,6 +597,12 @@ def test_methods_work_on_a_subclass_that_shares_the_attributes(model):
     assert optimizer.weights.keys() == set(TASKS)
     assert optimizer.weights == shadow.weights
     assert optimizer.task_state is shadow.task_state
+    shadow.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # rebinds the groups of the inner
+    assert shadow.param_groups is optimizer.inner.param_groups
+    seen = []
+    optimizer.register_step_pre_hook(lambda caller, args, kwargs: seen.append(caller))
+    train(model, shadow, [3])
+    assert seen == [shadow]
     assert set(optimizer.__dict__) == set(shadow.__dict__) == names
 
 
@@ -742,6 +754,23 @@ def test_losses_and_a_closure_together_are_weighed_once(model):
 def test_two_of_a_kind_are_refused(model, pair):
     with pytest.raises(TypeError, match="losses twice or two closures"):
         wrap(model).step(*pair)
+
+
+def test_a_mapping_that_can_be_called_is_no_closure(model):
+    class Losses(dict):
+        def __call__(self):
+            raise AssertionError
+
+    optimizer = wrap(model)
+    optimizer.step(Losses(model.losses(0)))
+    assert set(optimizer.weights) == set(TASKS)
+
+
+def test_training_keeps_the_state_in_its_place(model):
+    optimizer = wrap(model)
+    places = {name: tensor.data_ptr() for name, tensor in optimizer.task_state.tensors.items()}
+    train(model, optimizer, range(2))
+    assert places == {name: tensor.data_ptr() for name, tensor in optimizer.task_state.tensors.items()}
 
 
 def test_zero_grad_is_that_of_the_inner(model):

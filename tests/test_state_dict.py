@@ -130,6 +130,7 @@ def test_our_checkpoint_loads_into_the_bare_inner(trained):
         (lambda p: (p, ["haze", "rain", "noise"]), "the checkpoint has tasks"),
         (lambda p: (p, TASKS, EqualWeighting()), r"the checkpoint has weighting Art\(.*\), not EqualWeighting\("),
         (lambda p: (p, TASKS, Art(temperature=1.0)), r"not Art\(.*temperature=1.0"),
+        (lambda p: (p, TASKS, Art(normalize="sum")), r"not Art\(normalize='sum'\)"),
         (
             lambda p: (torch.optim.AdamW([{"params": [q]} for q in p.param_groups[0]["params"]]), TASKS),
             "parameter groups",
@@ -177,9 +178,15 @@ def test_a_corrupt_task_state_changes_nothing(trained, change):
     with pytest.raises((TypeError, ValueError), match=r"checkpoint|tasks is"):
         other.load_state_dict(saved)
     assert identical(other.state_dict(), before)
-    del saved["param_groups"][0]["task_reweighting"]["weighting"]
-    with pytest.raises(ValueError, match="task state has no weighting"):
-        other.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("key", ["tasks", "weighting"])
+def test_a_task_state_that_lacks_a_part_is_refused(trained, key):
+    _, optimizer = trained
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["task_reweighting"][key]
+    with pytest.raises(ValueError, match=f"task state has no {key}"):
+        optimizer.load_state_dict(saved)
 
 
 def test_what_a_checkpoint_says_of_the_weighting(model):
@@ -207,11 +214,17 @@ def test_a_bare_checkpoint_loads_whole_where_warnings_are_errors(trained):
 
 def test_a_plain_step_leaves_the_task_state_alone(trained):
     """Contract 15: ``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
-    _, optimizer = trained
-    before = copy.deepcopy(optimizer.task_state.state_dict())
+    model, optimizer = trained
+    twin_model, twin = copy.deepcopy((model, optimizer))
+    for parameter, other in zip(model.parameters(), twin_model.parameters(), strict=True):
+        other.grad = parameter.grad.clone()
+    before = copy.deepcopy((optimizer.task_state.state_dict(), optimizer.weights))
     optimizer.step()
     optimizer.step(closure=None)
-    assert identical(optimizer.task_state.state_dict(), before)
+    assert identical((optimizer.task_state.state_dict(), optimizer.weights), before)
+    twin.inner.step()
+    twin.inner.step()
+    assert identical(parameters_of(model), parameters_of(twin_model))
 
 
 def two_groups(model):

@@ -99,7 +99,7 @@ class TaskLosses:
         if len(given) == len(tasks):
             return cls(torch.stack(list(given.values())), torch.ones(len(tasks), device=like.device), tasks)
         # Stacking scalars of the device says which tasks are there without a copy from the host.
-        zero, one = like.detach().new_zeros(()), like.detach().new_ones(())
+        zero, one = like.new_zeros(()), like.new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])
         return cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
 
@@ -161,7 +161,7 @@ def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosse
         losses = losses.float()
     zeros = losses.new_zeros(num_tasks)
     sums = zeros.index_add(0, task_ids, losses)
-    counts = zeros.index_add(0, task_ids, torch.ones_like(losses)).detach()
+    counts = zeros.index_add(0, task_ids, torch.ones_like(losses))
     return TaskLosses(sums / counts.clamp(min=1), counts)
 
 

@@ -142,18 +142,17 @@ class Art(Weighting):
         usable = present & losses.isfinite()
         if self.guarded:
             usable = usable & (losses > 0)
-        loss = torch.where(usable, losses, 0.5)  # any value that keeps the unused branches of `where` finite
-        smoothed = torch.where(state["smoothed"].isinf(), loss, state["smoothed"])
-        minimum = torch.where(state["minimum"].isinf(), loss, state["minimum"])
+        smoothed = torch.where(state["smoothed"].isinf(), losses, state["smoothed"])
+        minimum = torch.where(state["minimum"].isinf(), losses, state["minimum"])
 
-        priority = self._rate(loss, smoothed) * self._correction(loss, minimum)
+        priority = self._rate(losses, smoothed) * self._correction(losses, minimum)
         if self.guarded:
             priority = priority.clamp(0, self.max_priority)
         priority = torch.where(usable, priority, 1.0)
 
         decay = 0.0 if self.rate == "raw" else self.decay
-        state["smoothed"].copy_(torch.where(usable, smoothed.lerp(loss, 1 - decay), state["smoothed"]))
-        state["minimum"].copy_(torch.where(usable, torch.minimum(minimum, loss), state["minimum"]))
+        state["smoothed"].copy_(torch.where(usable, smoothed.lerp(losses, 1 - decay), state["smoothed"]))
+        state["minimum"].copy_(torch.where(usable, torch.minimum(minimum, losses), state["minimum"]))
         return masked_softmax(priority / self.temperature, present)
 
     def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +18,10 @@ from .losses import Losses, TaskLosses
 from .task_state import TaskState
 from .weighting import Weighting, create
 
+NonFinite = Literal["propagate", "skip"]
+
 _KEY = "task_reweighting"
+_OURS = ("inner", "task_state", "accumulation_steps", "nonfinite")
 _HOOKS = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -35,6 +41,10 @@ def _of_inner(name: str) -> property:
     )
 
 
+class _Skip(Exception):
+    """Ends a step before the inner optimizer has changed anything."""
+
+
 class TaskReweightedOptimizer(Optimizer):
     r"""Wraps any optimizer so that ``step`` takes the losses of many tasks and minimises their weighted sum.
 
@@ -51,10 +61,18 @@ class TaskReweightedOptimizer(Optimizer):
             or the first checkpoint fixes them. To load through ``torch.distributed.checkpoint``, which only fills in
             tensors that are there already, they must be given.
         weighting: The method, or its registered name (see :func:`art_optim.weighting.available`).
+        accumulation_steps: N, where the gradients of N batches are accumulated for one step. It divides the weights,
+            and so the gradients and the totals, which then add up to the mean over the N batches; it never divides the
+            losses. Leave it at 1 where a framework divides by N itself.
+        nonfinite: What happens to gradients with a NaN or an infinity. ``"propagate"``: what the inner optimizer makes
+            of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know, the host waits
+            for the device once a step.
 
     Raises:
-        TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name.
-        ValueError: A task is named twice, or the weighting does not fit the number of tasks.
+        TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
+            ``accumulation_steps`` no integer.
+        ValueError: A task is named twice, the weighting does not fit the number of tasks, ``accumulation_steps`` is
+            below 1, ``nonfinite`` is none of the above.
 
     Attributes:
         inner: The wrapped optimizer.
@@ -63,7 +81,7 @@ class TaskReweightedOptimizer(Optimizer):
     Note:
         The weights are not differentiated through. A weight of 0 does not protect from a loss that is NaN, for
         0 * NaN is NaN: the gradients show it as they would without a weighting, but the state of the weighting does not
-        take it in.
+        take it in. Where it can happen, use ``nonfinite="skip"``.
 
     Example:
         >>> import torch
@@ -80,6 +98,8 @@ class TaskReweightedOptimizer(Optimizer):
 
     inner: Optimizer
     task_state: TaskState
+    accumulation_steps: int
+    nonfinite: NonFinite
 
     param_groups = _of_inner("param_groups")
     state = _of_inner("state")
@@ -89,7 +109,13 @@ class TaskReweightedOptimizer(Optimizer):
 
     # Optimizer.__init__ is not called: it would make parameter groups and a state of our own.
     def __init__(
-        self, inner: Optimizer, tasks: Sequence[str] | None = None, weighting: Weighting | str = "art"
+        self,
+        inner: Optimizer,
+        tasks: Sequence[str] | None = None,
+        weighting: Weighting | str = "art",
+        *,
+        accumulation_steps: int = 1,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         if isinstance(inner, TaskReweightedOptimizer) or not isinstance(inner, Optimizer):
             raise TypeError(
@@ -100,10 +126,23 @@ class TaskReweightedOptimizer(Optimizer):
             weighting = create(weighting)
         if not isinstance(weighting, Weighting):
             raise TypeError(f"weighting is {weighting!r}; give a Weighting such as Art(), or its registered name")
+        if not isinstance(accumulation_steps, int):
+            raise TypeError(f"accumulation_steps is {accumulation_steps!r}; give the number of batches, an integer")
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps is {accumulation_steps}; give the number of batches, at least 1")
+        if nonfinite not in get_args(NonFinite):
+            raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
         parameters = (parameter for group in inner.param_groups for parameter in group["params"])
         # Parameters on `meta` are about to be materialised, by which time the task state must not be there.
         device = next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
-        self.__setstate__({"inner": inner, "task_state": TaskState(weighting, tasks, device)})
+        self.__setstate__(
+            {
+                "inner": inner,
+                "task_state": TaskState(weighting, tasks, device),
+                "accumulation_steps": accumulation_steps,
+                "nonfinite": nonfinite,
+            }
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,9 +156,30 @@ class TaskReweightedOptimizer(Optimizer):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights of the last training step by task: 0-dim float32 on the device; empty before the first."""
+        """The weights of the last training step by task: 0-dim float32 on the device; empty before the first.
+
+        They are the derivatives of the total by the losses, so ``accumulation_steps`` divides them.
+        """
         weights = self.task_state.weights
         return {} if weights is None else dict(zip(self.tasks, weights.unbind(), strict=True))
+
+    @property
+    def skipped(self) -> int:
+        """How many steps ``nonfinite="skip"`` has skipped."""
+        return self.task_state.skipped
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # GradScaler.step looks here before it changes anything: the one place to refuse losses that it would pass on.
+        caller = sys._getframe(1)
+        if caller.f_code is torch.amp.GradScaler.step.__code__:
+            given = (*caller.f_locals.get("args", ()), *caller.f_locals.get("kwargs", {}).values())
+            if any(isinstance(argument, (Mapping, TaskLosses)) for argument in given):
+                raise TypeError(
+                    "scaler.step(optimizer, losses) would not scale the losses; call optimizer.step(losses, "
+                    "scaler=scaler), or optimizer.backward(losses, scaler=scaler) and then scaler.step(optimizer)"
+                )
+        return getattr(self.inner, "_step_supports_amp_scaling", False)
 
     def combine(self, losses: Losses) -> Tensor:
         """Weigh the losses and return their weighted sum with its graph, for code that calls ``backward`` itself.
@@ -138,7 +198,7 @@ class TaskReweightedOptimizer(Optimizer):
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; nothing has changed then.
         """
         losses = self.task_state.gather(losses)
-        return _total(losses.values, self.task_state.weigh(losses))
+        return _total(losses.values, self.task_state.weigh(losses, self.accumulation_steps))
 
     def backward(
         self,
@@ -168,8 +228,13 @@ class TaskReweightedOptimizer(Optimizer):
         """
         if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
             raise TypeError(f"scaler is a {type(scaler).__name__}; give a torch.amp.GradScaler")
-        losses = self._trainable(losses)
-        return self._backward(losses, self.task_state.weigh(losses), scaler, retain_graph, create_graph)
+        losses = self.task_state.gather(losses)
+        if not losses.trainable:
+            raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
+        weights = self.task_state.weigh(losses, self.accumulation_steps)
+        gradient = weights if scaler is None else scaler.scale(weights)
+        torch.autograd.backward(losses.values, gradient.to(losses.values.dtype), retain_graph, create_graph)
+        return _total(losses.values.detach(), weights)
 
     def step(  # type: ignore[override]
         self,
@@ -187,32 +252,51 @@ class TaskReweightedOptimizer(Optimizer):
             losses: As for :meth:`backward`. A callable here is taken for the closure, and losses in the place of the
                 closure for losses, as some frameworks pass them.
             closure: Handed to the inner optimizer. It may return losses by task instead of one loss, without calling
-                backward. Their weights stay within the step what they were at its first evaluation, or what those of
-                ``losses`` are if both are given.
+                backward. Its losses are weighed at its first evaluation, and later evaluations within the step repeat
+                the weights; if ``losses`` are given as well, so does the first.
             scaler: Scales the gradients and skips the step where one overflowed; call its ``update`` as usual.
 
         Returns:
-            With losses the weighted sum, 0-dim, detached, on the device; else what the inner optimizer returns.
+            With losses the weighted sum, 0-dim, detached, on the device; else what the inner optimizer returns, or None
+            if ``nonfinite="skip"`` skips the step.
 
         Raises:
             TypeError, ValueError: See :meth:`backward`; or there are two closures, or losses twice, or a scaler without
-                losses or with a closure. Nothing has changed then.
+                losses or with a closure, or the inner optimizer wants a closure. Nothing has changed then.
+            RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
+                :meth:`backward`.
         """
         losses, closure = _in_order(losses, closure)
-        if scaler is None:
-            if losses is None:
-                return self._inner_step(closure)
+        if losses is None:
+            if scaler is not None:
+                raise ValueError(
+                    "scaler is given without losses; call step(losses, scaler=scaler), or scaler.step(optimizer)"
+                )
+            return self._inner_step(closure)
+        if closure is not None:
+            if scaler is not None:
+                raise ValueError("scaler is given with a closure, which gradient scaling cannot do; give losses alone")
             total = self.backward(losses)
             self._inner_step(closure, self.task_state.weights)
             return total
-        if losses is None:
-            raise ValueError(
-                "scaler is given without losses; call step(losses, scaler=scaler), or scaler.step(optimizer)"
+        if _needs_closure(type(self.inner).step):
+            raise TypeError(
+                f"losses are given without a closure, but {type(self.inner).__name__} evaluates them several times a "
+                "step; give a closure that returns them, e.g. step(lambda: losses(model, batch))"
             )
-        if closure is not None:
-            raise ValueError("scaler is given with a closure, which gradient scaling cannot do; give losses alone")
         total = self.backward(losses, scaler=scaler)
-        scaler.step(self)
+        try:
+            if scaler is None:
+                self._inner_step()
+            else:
+                scaler.step(self)
+        except RuntimeError as error:
+            if "grad_fn" not in str(error):
+                raise
+            raise RuntimeError(
+                f"{type(self.inner).__name__} differentiates the gradients; "
+                "call backward(losses, create_graph=True), and then step()"
+            ) from error
         return total
 
     # The inner step is profiled and fires the global hooks; this keeps torch from doing so a second time here.
@@ -232,7 +316,7 @@ class TaskReweightedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state dict, with the task state in its first parameter group.
 
-        The key is ``"task_reweighting"``: plain tensors, strings and lists, so that ``torch.load(weights_only=True)``
+        The key is ``"task_reweighting"``: plain tensors, strings and numbers, so that ``torch.load(weights_only=True)``
         reads it and ``torch.distributed.checkpoint`` carries it along.
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
@@ -273,57 +357,59 @@ class TaskReweightedOptimizer(Optimizer):
         if task_state is None:
             warnings.warn(f"the checkpoint has no {_KEY!r}: the task state starts afresh", stacklevel=2)
 
-    def _trainable(self, losses: Losses) -> TaskLosses:
-        gathered = self.task_state.gather(losses)
-        if not gathered.trainable:
-            raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
-        return gathered
-
-    def _backward(
-        self,
-        losses: TaskLosses,
-        weights: Tensor,
-        scaler: torch.amp.GradScaler | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-    ) -> Tensor:
-        gradient = weights if scaler is None else scaler.scale(weights)
-        torch.autograd.backward(losses.values, gradient.to(losses.values.dtype), retain_graph, create_graph)
-        return _total(losses.values.detach(), weights)
-
-    def _inner_step(self, closure: Callable[[], Any] | None, weights: Tensor | None = None) -> Any:
+    def _inner_step(self, closure: Callable[[], Any] | None = None, weights: Tensor | None = None) -> Any:
         args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure, weights))
         kwargs: dict[str, Any] = {}
-        for pre_hook in self._optimizer_step_pre_hooks.values():
-            changed = pre_hook(self, args, kwargs)
-            args, kwargs = (args, kwargs) if changed is None else changed
-        result = self.inner.step(*args[1:], **kwargs)
+        try:
+            if self.nonfinite == "skip" and (closure is None or weights is not None):  # else the closure looks itself
+                self._require_finite_gradients()
+            for pre_hook in self._optimizer_step_pre_hooks.values():
+                changed = pre_hook(self, args, kwargs)
+                args, kwargs = (args, kwargs) if changed is None else changed
+            result = self.inner.step(*args[1:], **kwargs)
+        except _Skip:
+            self.task_state.skipped += 1
+            return None
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
         return result
 
     def _weighing(self, closure: Callable[[], Any], weights: Tensor | None) -> Callable[[], Any]:
+        repeated = [] if weights is None else [weights]
+        versions = self._versions() if self.nonfinite == "skip" else None
+
         def evaluate() -> Any:
-            nonlocal weights
-            losses = closure()
-            if not isinstance(losses, (Mapping, TaskLosses)):
-                return losses
-            losses = self._trainable(losses)
-            if weights is None:
-                weights = self.task_state.weigh(losses)
-            return self._backward(losses, weights)
+            with self.task_state.repeating(repeated):
+                losses = closure()
+                result = self.backward(losses) if isinstance(losses, (Mapping, TaskLosses)) else losses
+            # Once the inner optimizer has moved a parameter, stopping it would leave its step half done.
+            if versions is not None and versions == self._versions():
+                self._require_finite_gradients()
+            return result
 
         return evaluate
 
+    def _versions(self) -> list[int]:
+        return [parameter._version for group in self.param_groups for parameter in group["params"]]
+
+    @torch.no_grad()
+    def _require_finite_gradients(self) -> None:
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
+        norm = torch.nn.utils.get_total_norm(dense, float("inf"))
+        if not (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite():
+            raise _Skip
+
     def __getattr__(self, name: str) -> Any:
         # What is looked up before __init__ or __setstate__ is done must fail, or copying would recurse.
-        if name.startswith("__") or name in ("inner", "task_state", *_HOOKS):
+        if name.startswith("__") or name in (*_OURS, *_HOOKS):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.inner, name)
 
     # A scheduler patches `step` on the instance it is built on; copying all of `__dict__` would bring the original's.
     def __getstate__(self) -> dict[str, Any]:
-        return {"inner": self.inner, "task_state": self.task_state}
+        return {name: self.__dict__[name] for name in _OURS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, **{name: OrderedDict() for name in _HOOKS})
@@ -342,6 +428,12 @@ def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], An
         if swapped():
             raise TypeError("step has losses twice or two closures; give one of each at most")
     return losses, closure
+
+
+@cache
+def _needs_closure(step: Callable[..., Any]) -> bool:
+    _, *parameters = inspect.signature(step).parameters.values()
+    return any(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
 
 
 def _total(values: Tensor, weights: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -33,6 +33,9 @@ class TaskState:
         self.tasks: tuple[str, ...] = ()
         self.tensors: dict[str, Tensor] = {}
         self.weights: Tensor | None = None
+        self.skipped = 0
+        self._repeated: list[Tensor] | None = None
+        self._earlier: Iterator[Tensor] = iter(())
         if tasks is not None:
             self._declare(tasks)
 
@@ -62,8 +65,14 @@ class TaskState:
             )
         return losses
 
-    def weigh(self, losses: TaskLosses) -> Tensor:
-        """Return the weights [K] float32. The state moves only if the losses are trainable: validation leaves it."""
+    def weigh(self, losses: TaskLosses, accumulation_steps: int = 1) -> Tensor:
+        """Return the weights [K] float32, divided by ``accumulation_steps``.
+
+        The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
+        """
+        earlier = next(self._earlier, None) if losses.trainable else None
+        if earlier is not None:
+            return earlier
         values, device = losses.values.detach().float(), losses.values.device
         if not self.tasks:
             tensors = self.weighting.init(len(values), device)
@@ -76,16 +85,29 @@ class TaskState:
         with _autocast_off(device.type):
             weights = self.weighting(values, losses.present, tensors)
         if losses.trainable:
+            weights = weights if accumulation_steps == 1 else weights / accumulation_steps
+            if self._repeated is not None:
+                self._repeated.append(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.weights, self.device = tensors, weights, device
         return weights
 
+    @contextmanager
+    def repeating(self, weights: list[Tensor]) -> Iterator[None]:
+        """One evaluation of a closure: within it :meth:`weigh` returns ``weights`` in order, then adds to them."""
+        self._repeated, self._earlier = weights, iter(tuple(weights))
+        try:
+            yield
+        finally:
+            self._repeated, self._earlier = None, iter(())
+
     def state_dict(self) -> dict[str, Any]:
-        """Return copies: the names, the weighting with what differs from its defaults, and its tensors."""
+        """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""
         return {
             "tasks": list(self.tasks),
             "weighting": _describe(self.weighting),
             "state": {name: tensor.clone() for name, tensor in self.tensors.items()},
+            "skipped": self.skipped,
         }
 
     def check(self, state_dict: Mapping[str, Any]) -> None:
@@ -129,6 +151,7 @@ class TaskState:
         self.reset()
         for name, tensor in state_dict.get("state", {}).items():
             self.tensors[name].copy_(tensor)
+        self.skipped = state_dict.get("skipped", 0)
 
     def reset(self) -> None:
         """Start the state afresh, in place; the tasks stay."""
@@ -136,6 +159,7 @@ class TaskState:
         for name, tensor in fresh.items():
             self.tensors[name].copy_(tensor)
         self.weights = None
+        self.skipped = 0
 
     def _declare(self, tasks: Iterable[str]) -> None:
         names = task_names(tasks)

@@ -1,0 +1,214 @@
+"""Losses and gradients with a NaN or an infinity: contract 22."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from art_optim import EqualWeighting, FixedWeighting, TaskReweightedOptimizer
+
+from .conftest import TASKS, MultiTask
+from .test_closures import SharpnessAware
+from .test_optimizer import identical, parameters_of, train, wrap
+
+BAD = {"nan": float("nan"), "inf": float("inf"), "-inf": -float("inf")}
+
+
+def poisoned(model, step, factor):
+    losses = model.losses(step)
+    return {**losses, "haze": losses["haze"] * factor}
+
+
+def one_phase(model, optimizer, losses):
+    optimizer.step(losses())
+
+
+def two_phases(model, optimizer, losses):
+    optimizer.backward(losses())
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimizer.step()
+
+
+def combined(model, optimizer, losses):
+    optimizer.combine(losses()).backward()
+    optimizer.step()
+
+
+def accumulated(model, optimizer, losses):
+    optimizer.backward(losses())
+    optimizer.step(model.losses(100))
+
+
+def closure(model, optimizer, losses):
+    optimizer.step(losses)
+
+
+def closure_that_goes_backward(model, optimizer, losses):
+    def evaluate():
+        total = optimizer.combine(losses())
+        optimizer.zero_grad()
+        total.backward()
+        return total
+
+    optimizer.step(evaluate)
+
+
+WAYS = [one_phase, two_phases, combined, accumulated, closure, closure_that_goes_backward]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_skipped_step_leaves_parameters_and_inner_state(model, way, bad):
+    optimizer = wrap(model, nonfinite="skip")
+    train(model, optimizer, range(2))
+    before = copy.deepcopy((parameters_of(model), optimizer.inner.state_dict()))
+    hooks = []
+    optimizer.register_step_post_hook(lambda *args: hooks.append(1))
+    optimizer.zero_grad()
+    way(model, optimizer, lambda: poisoned(model, 2, BAD[bad]))
+    assert identical((parameters_of(model), optimizer.inner.state_dict()), before)
+    assert optimizer.skipped == 1
+    assert hooks == []
+    optimizer.zero_grad()
+    way(model, optimizer, lambda: model.losses(3))
+    assert not identical(parameters_of(model), before[0])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert optimizer.skipped == 1
+    assert hooks == [1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_all_is_finite_skip_is_propagate(way):
+    def run(nonfinite):
+        model = MultiTask()
+        optimizer = wrap(model, nonfinite=nonfinite)
+        for step in range(4):
+            optimizer.zero_grad()
+            way(model, optimizer, lambda step=step: model.losses(step))
+        return parameters_of(model), optimizer.task_state.state_dict()
+
+    assert identical(run("skip"), run("propagate"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_propagate_is_what_the_plain_loop_does(model, way):
+    optimizer = wrap(model)
+    way(model, optimizer, lambda: poisoned(model, 0, float("nan")))
+    assert model.trunk[0].weight.isnan().all()
+    assert optimizer.skipped == 0
+
+
+def test_a_weight_of_zero_is_no_protection_but_skipping_is(model):
+    """Contract 22: 0 * NaN is NaN."""
+    for nonfinite, spoiled in (("propagate", True), ("skip", False)):
+        model = MultiTask()
+        optimizer = wrap(model, weighting=FixedWeighting([1, 0, 1]), nonfinite=nonfinite)
+        optimizer.step(poisoned(model, 0, float("nan")))
+        assert model.trunk[0].weight.isnan().any() == spoiled
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_the_task_state_does_not_take_it_in_either_way(model, nonfinite):
+    optimizer, expected = wrap(model, nonfinite=nonfinite), wrap(MultiTask())
+    expected.combine({**model.losses(0), "haze": None})
+    optimizer.step(poisoned(model, 0, float("nan")))
+    assert identical(optimizer.task_state.tensors, expected.task_state.tensors)
+
+
+def test_a_gradient_may_be_bad_where_no_loss_is(model):
+    optimizer = wrap(model, nonfinite="skip")
+    zero = nn.Parameter(torch.zeros(()))
+    optimizer.add_param_group({"params": [zero]})
+    losses = model.losses(0)
+    assert (losses["rain"] + zero.sqrt()).isfinite()
+    optimizer.step({**losses, "rain": losses["rain"] + zero.sqrt()})
+    assert optimizer.skipped == 1
+    assert zero == 0
+
+
+def test_sparse_gradients_and_none_at_all():
+    table = nn.Embedding(5, 2, sparse=True)
+    optimizer = TaskReweightedOptimizer(torch.optim.SparseAdam(table.parameters()), ["a"], nonfinite="skip")
+    start = table.weight.detach().clone()
+    optimizer.step()
+    optimizer.step({"a": (table(torch.tensor([1, 1])) * float("inf")).mean()})
+    assert optimizer.skipped == 1
+    assert torch.equal(table.weight, start)
+    optimizer.zero_grad()
+    optimizer.step({"a": table(torch.tensor([1, 1])).square().mean()})
+    assert optimizer.skipped == 1
+    assert not torch.equal(table.weight, start)
+
+
+def test_a_scaler_skips_by_itself_and_is_not_disturbed():
+    """The scale falls as it does without us; with a fused inner, which is called to skip by itself, too."""
+
+    def run(nonfinite, fused):
+        model = MultiTask()
+        inner = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+        optimizer = TaskReweightedOptimizer(inner, TASKS, EqualWeighting(), nonfinite=nonfinite)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        for step in range(6):
+            optimizer.zero_grad()
+            optimizer.step(poisoned(model, step, float("nan") if step == 2 else 1.0), scaler=scaler)
+            scaler.update()
+        return parameters_of(model), scaler.get_scale()
+
+    for fused in (False, True):
+        assert identical(run("skip", fused), run("propagate", fused))
+        assert run("skip", fused)[1] == 2.0**9
+
+
+def test_the_first_evaluation_of_a_line_search_can_be_skipped_and_no_later_one():
+    def run(bad):
+        model = MultiTask()
+        optimizer = TaskReweightedOptimizer(torch.optim.LBFGS(model.parameters(), max_iter=4), TASKS, nonfinite="skip")
+        evaluations = []
+
+        def closure():
+            evaluations.append(1)
+            optimizer.zero_grad()
+            return poisoned(model, 0, float("nan") if len(evaluations) == bad else 1.0)
+
+        optimizer.step(closure)
+        return optimizer.skipped, identical(parameters_of(model), parameters_of(MultiTask()))
+
+    assert run(bad=1) == (1, True)
+    assert run(bad=3) == (0, False)
+
+
+def test_a_step_that_has_begun_is_not_left_half_done(model):
+    """Parameters that the inner optimizer has perturbed come back, if as NaN."""
+    optimizer = TaskReweightedOptimizer(SharpnessAware(model.parameters(), lr=0.1), TASKS, nonfinite="skip")
+    optimizer.step(model.losses(0), lambda: poisoned(model, 0, float("nan")))
+    assert optimizer.skipped == 0
+    assert model.trunk[0].weight.isnan().all()
+    other = MultiTask()
+    optimizer = TaskReweightedOptimizer(SharpnessAware(other.parameters(), lr=0.1), TASKS, nonfinite="skip")
+    optimizer.step(poisoned(other, 0, float("nan")), lambda: other.losses(0))
+    assert optimizer.skipped == 1
+    assert identical(parameters_of(other), parameters_of(MultiTask()))
+
+
+def test_the_count_is_saved_copied_and_reset(model):
+    optimizer = wrap(model, nonfinite="skip")
+    optimizer.step(poisoned(model, 0, float("nan")))
+    for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert copied.skipped == 1
+        copied.step(poisoned(model, 0, float("nan")))
+        assert copied.nonfinite == "skip"
+    other = wrap(MultiTask(), nonfinite="skip")
+    other.load_state_dict(optimizer.state_dict())
+    assert other.skipped == 1
+    with pytest.warns(UserWarning, match="starts afresh"):
+        other.load_state_dict(optimizer.inner.state_dict())
+    assert other.skipped == 0
+
+
+def test_a_policy_that_does_not_exist_is_refused(model):
+    with pytest.raises(ValueError, match="nonfinite is 'ignore'; choose one of propagate, skip"):
+        wrap(model, nonfinite="ignore")

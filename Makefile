@@ -1,17 +1,21 @@
 # make demo   train on real photographs, leave a table and two pictures in runs/restoration/
 # make test   lint, type check, doctests and tests
+# make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # Each makes .venv and installs what it needs. ARGS="..." goes to the demo or to pytest.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint zoo
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+zoo: .venv/.zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -117,9 +117,10 @@ class TaskReweightedOptimizer(Optimizer):
         accumulation_steps: int = 1,
         nonfinite: NonFinite = "propagate",
     ) -> None:
-        if isinstance(inner, TaskReweightedOptimizer) or not isinstance(inner, Optimizer):
+        usable = isinstance(inner, Optimizer) and not isinstance(inner, TaskReweightedOptimizer)
+        if not usable or not hasattr(inner, "param_groups"):
             raise TypeError(
-                f"inner is a {type(inner).__name__}; give a constructed optimizer, "
+                f"inner is a {type(inner).__name__}; give a constructed optimizer with parameter groups, "
                 "e.g. torch.optim.AdamW(model.parameters())"
             )
         if isinstance(weighting, str):
@@ -262,7 +263,7 @@ class TaskReweightedOptimizer(Optimizer):
 
         Raises:
             TypeError, ValueError: See :meth:`backward`; or there are two closures, or losses twice, or a scaler without
-                losses or with a closure, or the inner optimizer wants a closure. Nothing has changed then.
+                losses or with a closure, or the inner optimizer's ``step`` requires one. Nothing has changed then.
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
                 :meth:`backward`.
         """
@@ -365,7 +366,9 @@ class TaskReweightedOptimizer(Optimizer):
                 self._require_finite_gradients()
             for pre_hook in self._optimizer_step_pre_hooks.values():
                 changed = pre_hook(self, args, kwargs)
-                args, kwargs = (args, kwargs) if changed is None else changed
+                if changed is not None and not (isinstance(changed, tuple) and len(changed) == 2):
+                    raise RuntimeError(f"a step pre-hook returned {changed!r}; return None, or a pair (args, kwargs)")
+                args, kwargs = changed or (args, kwargs)
             result = self.inner.step(*args[1:], **kwargs)
         except _Skip:
             self.task_state.skipped += 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch_optimizer
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_flatten
 
@@ -112,6 +113,7 @@ def test_a_mixed_batch_trains_like_the_dict_of_its_masked_means():
 
 
 def test_one_backward_pass(model):
+    """Contract 19."""
     visits = []
 
     def watch(module, args, features):
@@ -163,6 +165,7 @@ def test_combine_then_backward_is_step_to_rounding(model):
 
 
 def test_combine_twice_before_one_backward(model):
+    """Contract 23: the weights in a graph do not move with the state."""
     optimizer = wrap(model)
     (optimizer.combine(model.losses(0)) + optimizer.combine(model.losses(1))).backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
@@ -197,6 +200,7 @@ def test_validation_before_training_does_not_fix_the_tasks(model):
 
 
 def test_a_weight_of_zero_does_not_protect_from_nan(model):
+    """Contract 22."""
     optimizer = wrap(model, weighting=FixedWeighting((0.0, 1.0, 1.0)))
     losses = model.losses(0)
     total = optimizer.backward({**losses, "rain": losses["rain"] * float("nan")})
@@ -205,6 +209,8 @@ def test_a_weight_of_zero_does_not_protect_from_nan(model):
 
 
 def test_weights_are_float32_under_autocast(model):
+    """Contract 21."""
+
     def run(autocast):
         other = copy.deepcopy(model)
         optimizer = wrap(other)
@@ -254,16 +260,24 @@ def test_a_model_initialised_on_meta_and_materialised_later():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at it
-def test_combine_compiles_as_one_graph(model):
+def test_combine_compiles_as_one_graph_and_once(model):
+    """Contract 27: a counter in Python would compile anew at every step; an absent task is another program."""
     other = copy.deepcopy(model)
     optimizer, compiled = wrap(model), wrap(other)
-    combine = torch.compile(compiled.combine, backend="eager", fullgraph=True)
-    for step in range(3):
-        losses = model.losses(step)
-        if step == 1:
-            losses["haze"] = None
+    counter = CompileCounter()
+    combine = torch.compile(compiled.combine, backend=counter, fullgraph=True)
+    for step, absent, frames in [(0, (), 1), (1, (), 1), (2, (), 1), (3, "haze", 2), (4, "haze", 2), (5, (), 2)]:
+        losses = {task: None if task in absent else loss for task, loss in model.losses(step).items()}
         assert torch.equal(combine(losses), optimizer.combine(losses))
+        assert counter.frame_count == frames
     assert identical(optimizer.task_state.tensors, compiled.task_state.tensors)
+
+
+def test_a_device_without_autocast_is_asked_first(model):
+    """Contract 21."""
+    ones = torch.ones(3, device="meta")
+    assert not torch.amp.is_autocast_available("meta")
+    assert wrap(model).combine(TaskLosses(ones.clone().requires_grad_(), ones)).is_meta
 
 
 def test_validation_weighs_by_the_state_as_training_left_it(model):
@@ -289,6 +303,8 @@ def test_retain_graph_and_create_graph_reach_the_backward_pass(model):
 
 
 def test_autocast_does_not_reach_a_weighting_that_multiplies_matrices():
+    """Contract 21."""
+
     @dataclass(frozen=True)
     class Mixing(Weighting):
         def weigh(self, losses, present, state):
@@ -329,6 +345,7 @@ def test_the_total_is_not_rounded_by_autocast():
     ],
 )
 def test_bad_losses_change_nothing(model, tasks, how, corrupt, error, message):
+    """Contract 20."""
     optimizer = wrap(model, tasks)
     if tasks:
         train(model, optimizer, range(2))
@@ -380,6 +397,7 @@ def test_an_unknown_name_says_how_to_declare_it(model):
 
 @pytest.mark.parametrize("how", ["step", "backward"])
 def test_losses_without_a_graph_are_refused(model, how):
+    """Contract 20."""
     optimizer = wrap(model, tasks=None)
     with pytest.raises(ValueError, match="losses carry no graph"):
         getattr(optimizer, how)({task: loss.detach() for task, loss in model.losses(0).items()})
@@ -407,8 +425,9 @@ def test_task_losses_need_names_and_as_many_values(model):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda p: (p,), TypeError, "inner is a list; give a constructed optimizer"),
+        (lambda p: (p,), TypeError, "inner is a list; give a constructed optimizer with parameter groups"),
         (lambda p: (torch.optim.AdamW,), TypeError, "inner is a type"),
+        (lambda p: (torch.optim.Optimizer.__new__(torch.optim.SGD),), TypeError, "inner is a SGD; .* parameter groups"),
         (lambda p: (TaskReweightedOptimizer(torch.optim.SGD(p)),), TypeError, "inner is a TaskReweightedOptimizer"),
         (lambda p: (torch.optim.SGD(p), "rain"), TypeError, "give the names in order"),
         (lambda p: (torch.optim.SGD(p), {"rain", "haze"}), TypeError, "give the names in order"),
@@ -532,6 +551,13 @@ def test_hooks_may_replace_what_they_are_given(model):
     optimizer.register_step_pre_hook(lambda caller, args, kwargs: ((caller, lambda: seen.append("closure")), kwargs))
     optimizer.step(model.losses(0))
     assert seen[2:] == ["closure"]
+
+
+def test_a_hook_that_returns_something_else_is_refused(model):
+    optimizer = wrap(model)
+    optimizer.register_step_pre_hook(lambda caller, args, kwargs: torch.ones(()))
+    with pytest.raises(RuntimeError, match=r"a step pre-hook returned tensor\(1.\); return None, or a pair"):
+        optimizer.step(model.losses(0))
 
 
 def test_a_post_hook_sees_the_step_done(model):

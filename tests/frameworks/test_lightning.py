@@ -1,52 +1,125 @@
+"""Lightning runs the loop by hand bit for bit in both kinds of optimization, and resumes exactly."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
-from art_optim import TaskReweightedOptimizer
+from examples.problem import Network, batch, losses
 
-from ..conftest import TASKS, MultiTask
-from ..test_optimizer import identical, parameters_of
+from ..test_optimizer import identical
+from . import by_hand
 
 lightning = pytest.importorskip("lightning")
+example = pytest.importorskip("examples.with_lightning")
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+BATCHES = 5
 
 
-class Module(lightning.LightningModule):
+class ValidatesWithCombine:
+    """Weighs in validation, too, and keeps what came of it."""
+
     def __init__(self):
         super().__init__()
-        self.network = MultiTask()
+        self.validated = []
 
-    def training_step(self, batch, batch_index):
-        return self.optimizers().combine(self.network.losses(int(batch)))
-
-    def configure_optimizers(self):
-        return TaskReweightedOptimizer(torch.optim.AdamW(self.parameters(), lr=1e-2), TASKS)
+    def validation_step(self, batch, batch_index):
+        self.validated.append(self.optimizers().combine(losses(self.network, batch)))
 
 
-def fit(folder, epochs, checkpoint=None):
-    module = Module()
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(module, torch.utils.data.DataLoader(torch.arange(4)), ckpt_path=checkpoint)
-    return module, trainer
+class Automatic(ValidatesWithCombine, example.Automatic):
+    pass
 
 
-def test_a_resumed_fit_is_the_whole_fit(tmp_path):
+class Manual(ValidatesWithCombine, example.Manual):
+    pass
+
+
+class Watch(lightning.Callback):
+    """Records the run, and saves a checkpoint after its first epoch."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_start(self, trainer, module):
+        self.recorded = by_hand.Recorded(module.network, trainer.optimizers[0])
+
+    def on_train_epoch_end(self, trainer, module):
+        if self.path is not None and trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(kind, save=None, **options):
+    torch.manual_seed(0)
+    module, watch = kind(), Watch(save)
+    trainer = example.fit(module, BATCHES, accelerator="cpu", callbacks=[watch], **options)
+    return trainer, module, watch.recorded.result
+
+
+def expected(accumulation=1, epochs=2):
+    torch.manual_seed(0)
+    network = Network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    epoch = by_hand.windows([batch(step) for step in range(BATCHES)], accumulation)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(epoch))
+    return by_hand.train(network, epoch * epochs, optimizer, scheduler, divisor=lambda _: accumulation)
+
+
+def test_the_example(capsys):
+    """Contract 30. Both kinds come to the same."""
+    example.main(batches=3, epochs=1)
+    automatic, manual = capsys.readouterr().out.split("Manual, before")
+    assert "weight" in manual
+    assert automatic == "Automatic, before" + manual.replace("Manual", "Automatic")
+
+
+@pytest.mark.parametrize("kind", [Automatic, Manual, example.Automatic, example.Manual])
+def test_a_fit_is_the_loop_by_hand(kind):
+    """Contract 30. The sanity check and the validation of each epoch leave the state of the weighting alone."""
+    _, module, result = fit(kind, max_epochs=2)
+    assert identical(result, expected())
+    if hasattr(module, "validated"):
+        assert len(module.validated) == 2 + 2 * 4  # two of them before the first training step
+        assert not any(total.requires_grad for total in module.validated)
+
+
+@pytest.mark.parametrize("accumulation", [2, 3])
+def test_accumulated_batches_are_the_loop_by_hand(accumulation):
+    """Contract 30. Lightning divides the last window of an epoch, though it is short, like the others."""
+    _, _, result = fit(Automatic, max_epochs=2, accumulate_grad_batches=accumulation)
+    assert identical(result, expected(accumulation))
+
+
+@pytest.mark.parametrize("kind", [Automatic, Manual])
+def test_a_resumed_fit_is_the_whole_fit(tmp_path, kind):
     """Contract 16."""
-    whole, whole_trainer = fit(tmp_path, epochs=2)
-    _, trainer = fit(tmp_path, epochs=1)
-    trainer.save_checkpoint(tmp_path / "half.ckpt")
-    resumed, resumed_trainer = fit(tmp_path, epochs=2, checkpoint=tmp_path / "half.ckpt")
-    assert identical(parameters_of(whole), parameters_of(resumed))
-    states = [t.optimizers[0].task_state.state_dict() for t in (whole_trainer, resumed_trainer)]
-    assert identical(*states)
-    assert not identical(states[0], trainer.optimizers[0].task_state.state_dict())
+    checkpoint = tmp_path / "epoch.ckpt"
+    trainer, _, whole = fit(kind, max_epochs=2, save=checkpoint)
+    resumed_trainer, _, resumed = fit(kind, max_epochs=2, checkpoint=checkpoint)
+    assert whole.learning_rates[BATCHES:] == resumed.learning_rates
+    assert identical(resumed._replace(learning_rates=whole.learning_rates), whole)
+    assert identical(trainer.optimizers[0].state_dict(), resumed_trainer.optimizers[0].state_dict())
+    assert "task_reweighting" in torch.load(checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+
+
+def test_a_scheduler_on_the_inner_optimizer_is_refused():
+    class OnTheInner(example.Automatic):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()["optimizer"]
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer.inner, 1)]
+
+    with pytest.raises(lightning.pytorch.utilities.exceptions.MisconfigurationException, match="attached"):
+        fit(OnTheInner, max_epochs=1)
+
+
+def test_losses_given_to_step_are_refused():
+    """Contract 30. The optimizer that Lightning hands out takes a closure alone."""
+
+    class OnePhase(example.Manual):
+        def training_step(self, batch, batch_index):
+            self.optimizers().step(losses(self.network, batch))
+
+    with pytest.raises(lightning.pytorch.utilities.exceptions.MisconfigurationException, match="callable"):
+        fit(OnePhase, max_epochs=1)

@@ -64,9 +64,9 @@ class TaskReweightedOptimizer(Optimizer):
         accumulation_steps: N, where the gradients of N batches are accumulated for one step. It divides the weights,
             and so the gradients and the totals, which then add up to the mean over the N batches; it never divides the
             losses. Leave it at 1 where a framework divides by N itself.
-        nonfinite: What happens to gradients with a NaN or an infinity. ``"propagate"``: what the inner optimizer makes
-            of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know, the host waits
-            for the device once a step.
+        nonfinite: What happens where the norm of the gradients is NaN or infinite. ``"propagate"``: what the inner
+            optimizer makes of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know,
+            the host waits for the device once a step.
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
@@ -400,7 +400,7 @@ class TaskReweightedOptimizer(Optimizer):
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
-        norm = torch.nn.utils.get_total_norm(dense, float("inf"))
+        norm = torch.nn.utils.get_total_norm(dense)
         if not (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite():
             raise _Skip
 

@@ -1,4 +1,4 @@
-"""The code in README.md and CONTRIBUTING.md runs as it is printed."""
+"""The code in README.md, CONTRIBUTING.md and the recipes runs as it is printed."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def execute(name: str) -> dict:
 def test_the_readme_runs():
     assert len(blocks("README.md")) >= 4
     execute("README.md")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.distributed is disabled, unavailable or uninitialized",
+    "ignore:Using backward\\(\\) with create_graph=True",
+    "ignore:This overload of",
+    "ignore:The .grad attribute of a Tensor",
+)
+def test_the_recipes_run_and_name_every_example():
+    page = (ROOT / "examples/README.md").read_text()
+    execute("examples/README.md")
+    named = set(re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "problem"}
 
 
 def test_the_worked_example_is_a_weighting_like_any_other():

@@ -130,6 +130,17 @@ def test_a_gradient_may_be_bad_where_no_loss_is(model):
     assert zero == 0
 
 
+def test_an_empty_parameter_has_a_norm(model):
+    """As a rank has whose share of a small parameter is empty."""
+    optimizer = wrap(model, nonfinite="skip")
+    empty = nn.Parameter(torch.zeros(0))
+    optimizer.add_param_group({"params": [empty]})
+    losses = model.losses(0)
+    optimizer.step({**losses, "rain": losses["rain"] + empty.sum()})
+    assert empty.grad is not None
+    assert optimizer.skipped == 0
+
+
 def test_sparse_gradients_and_none_at_all():
     table = nn.Embedding(5, 2, sparse=True)
     optimizer = TaskReweightedOptimizer(torch.optim.SparseAdam(table.parameters()), ["a"], nonfinite="skip")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -16,12 +13,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from art_optim import TaskReweightedOptimizer
 
 from ..conftest import TASKS, MultiTask
+from .processes import in_two_processes
 
 
 def sharded(mesh):
@@ -47,13 +44,13 @@ def through_files(rank, mesh, folder):
     model, optimizer = sharded(mesh)
     train(model, optimizer, range(3))
     weights, state = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/checkpoint")
     straight = train(model, optimizer, range(3, 6))
 
     model, optimizer = sharded(mesh)
     weights, state = get_state_dict(model, optimizer)
     loaded = {"model": weights, "optimizer": state}
-    dcp.load(loaded, checkpoint_id=folder)
+    dcp.load(loaded, checkpoint_id=f"{folder}/checkpoint")
     set_state_dict(model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
     assert_same(train(model, optimizer, range(3, 6)), straight)
 
@@ -74,19 +71,9 @@ def from_rank_0(rank, mesh, folder):
     assert_same(train(model, optimizer, range(3, 6)), straight)
 
 
-def _process(rank, case, folder):
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), rank=rank, world_size=2)
-    try:
-        case(rank, init_device_mesh("cpu", (2,)), f"{folder}/checkpoint")
-    finally:
-        dist.destroy_process_group()
-
-
 def test_through_checkpoint_files(tmp_path):
-    mp.spawn(_process, (through_files, str(tmp_path)), nprocs=2)
+    in_two_processes(through_files, tmp_path)
 
 
 def test_from_the_full_state_dict_of_rank_0(tmp_path):
-    mp.spawn(_process, (from_rank_0, str(tmp_path)), nprocs=2)
+    in_two_processes(from_rank_0, tmp_path)

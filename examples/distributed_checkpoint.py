@@ -1,0 +1,87 @@
+"""Checkpoints of a sharded run through ``torch.distributed.checkpoint``, for another number of processes if need be.
+
+    python -m examples.distributed_checkpoint
+    torchrun --nproc-per-node 2 -m examples.distributed_checkpoint --folder runs/distributed_checkpoint
+
+Kill it and give either command again. The state of the weighting is in the optimizer's, through ``get_state_dict`` and
+``set_state_dict`` as without a weighting; only the tasks must be declared, for loading fills in what is there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from art_optim import TaskReweightedOptimizer
+
+try:
+    from examples.problem import TASKS, Network, batch, losses, report
+except ModuleNotFoundError:  # run as a script
+    from problem import TASKS, Network, batch, losses, report
+
+
+def train(folder: Path, steps: int, every: int) -> None:
+    """Train up to ``steps``, from the last checkpoint in ``folder`` on if there is one; write one every so often."""
+    torch.manual_seed(0)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    network = Network()
+    fully_shard(network.trunk, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    optimizer = TaskReweightedOptimizer(torch.optim.AdamW(network.parameters(), lr=3e-3), tasks=TASKS)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
+    def state() -> dict[str, Any]:
+        network_state, optimizer_state = get_state_dict(network, optimizer)
+        return {"network": network_state, "optimizer": optimizer_state, "scheduler": scheduler}
+
+    # The metadata comes last: what has none was not finished.
+    done = max((int(path.parent.name) for path in folder.glob("*/.metadata")), default=0)
+    if done:
+        loaded = state()
+        dcp.load(loaded, checkpoint_id=folder / str(done))
+        set_state_dict(network, optimizer, model_state_dict=loaded["network"], optim_state_dict=loaded["optimizer"])
+    report(f"step {done}", network)
+    while done < steps:
+        optimizer.zero_grad()
+        # The same batch on every rank, so that all ranks find the same weights.
+        optimizer.step(losses(network, batch(done)))
+        scheduler.step()
+        done += 1
+        if done % every == 0 or done == steps:
+            dcp.save(state(), checkpoint_id=folder / str(done))
+            print(f"step {done}, saved", flush=True)
+    report(f"step {done}", network, optimizer.weights)
+
+
+def main(folder: str | None = None, steps: int = 60, every: int = 20) -> None:
+    """Train with checkpoints in ``folder``; without one (in one process), in a folder that does not last."""
+    started = not dist.is_initialized()
+    if started:
+        alone = {} if dist.is_torchelastic_launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group("gloo", **alone)
+    quiet = redirect_stdout(sys.stdout if dist.get_rank() == 0 else None)
+    try:
+        with quiet, TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+            train(Path(place), steps, every)
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", default="runs/distributed_checkpoint", help="where the checkpoints are")
+    parser.add_argument("--steps", type=int, default=60, help="when to stop")
+    parser.add_argument("--every", type=int, default=20, help="how often to save")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,37 @@
+"""Two gloo processes of one test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+SECONDS = 120
+
+
+def in_two_processes(case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:
+    """Run ``case(rank, mesh, folder)``, a function of a module, on both ranks; its first error is raised here."""
+    context = mp.spawn(_process, (case, str(folder)), nprocs=2, join=False)
+    deadline = time.monotonic() + SECONDS
+    try:
+        while not context.join(timeout=1):
+            assert time.monotonic() < deadline, f"two processes took longer than {SECONDS} s"
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
+def _process(rank: int, case: Callable[[int, DeviceMesh, str], None], folder: str) -> None:
+    torch.set_num_threads(1)
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", rendezvous, timedelta(seconds=SECONDS / 2), rank=rank, world_size=2)
+    try:
+        case(rank, init_device_mesh("cpu", (2,)), folder)
+    finally:
+        dist.destroy_process_group()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .base import Weighting, masked_softmax, register
+from .base import Weighting, check_choice, check_real, masked_softmax, register
 
 Rate = Literal["smoothed", "raw", "none"]
 Correction = Literal["log_quotient", "log_ratio", "ratio", "none"]
@@ -106,16 +106,13 @@ class Art(Weighting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("temperature", "decay", "max_priority"):  # so that 3 and 3.0 are one in a checkpoint
+        for name in ("decay", "max_priority"):  # so that 3 and 3.0 are one in a checkpoint
             object.__setattr__(self, name, float(getattr(self, name)))
-        if not 1e-6 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; it must be finite and at least 1e-6")
+        check_real(self, "temperature", 1e-6)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay}; it must be in [0, 1), the share of history in the smoothed loss")
-        if self.rate not in get_args(Rate):
-            raise ValueError(f"rate is {self.rate!r}; choose one of {', '.join(get_args(Rate))}")
-        if self.correction not in get_args(Correction):
-            raise ValueError(f"correction is {self.correction!r}; choose one of {', '.join(get_args(Correction))}")
+        check_choice(self, "rate", Rate)
+        check_choice(self, "correction", Correction)
         if not 0 < self.max_priority < math.inf:
             raise ValueError(f"max_priority is {self.max_priority}; it must be positive and finite")
         if self.initial is not None and not 0 < self.initial < math.inf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,8 +44,7 @@ class Weighting(ABC):
     normalize: Normalization = field(default="published", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.normalize not in get_args(Normalization):
-            raise ValueError(f"normalize is {self.normalize!r}; choose one of {', '.join(get_args(Normalization))}")
+        check_choice(self, "normalize", Normalization)
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """Return the state before the first step: tensors of fixed shapes on ``device``, no Python numbers."""
@@ -80,6 +80,62 @@ class Weighting(ABC):
 def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
     """Softmax over the present tasks alone: [K] logits, [K] bool -> [K]."""
     return torch.where(present, logits, -torch.inf).softmax(0)
+
+
+def relative_weights(logits: Tensor, usable: Tensor) -> Tensor:
+    """Softmax over the usable tasks times their number, so that these average 1; 1 for the others."""
+    largest = torch.finfo(logits.dtype).max
+    return torch.where(usable, masked_softmax(logits.clamp(-largest, largest), usable) * usable.sum(), 1.0)
+
+
+def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
+    """The weights of the usable tasks, for the others the mean of these; 1 where no task is usable."""
+    number = usable.sum()
+    mean = torch.where(usable, weights, 0.0).sum() / number.clamp(min=1)
+    return torch.where(usable, weights, torch.where(number > 0, mean, 1.0))
+
+
+def positive(values: Tensor, present: Tensor) -> Tensor:
+    """[K] bool, the present tasks whose value is positive and finite."""
+    return present & (values > 0) & (values < math.inf)
+
+
+def check_real(weighting: Weighting, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Hold a hyperparameter to [low, high], and make it a float, so that 3 and 3.0 are one in a checkpoint.
+
+    Raises:
+        ValueError: It is outside, or not finite.
+    """
+    value = float(getattr(weighting, name))
+    object.__setattr__(weighting, name, value)
+    if math.isfinite(value) and low <= value <= high:
+        return
+    wanted = f"in [{low:g}, {high:g}]" if high < math.inf else "finite"
+    if high == math.inf and low > -math.inf:
+        wanted += f" and at least {low:g}"
+    raise ValueError(f"{name} is {value}; it must be {wanted}")
+
+
+def check_whole(weighting: Weighting, name: str, low: int) -> None:
+    """Hold a hyperparameter to the whole numbers from ``low`` to the largest of int64.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    value = getattr(weighting, name)
+    if not isinstance(value, int) or not low <= value < 2**63:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {low} and below 2**63")
+
+
+def check_choice(weighting: Weighting, name: str, choices: Any) -> None:
+    """Hold a hyperparameter to the values of a ``Literal``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    value = getattr(weighting, name)
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
 
 
 _REGISTRY: dict[str, type[Weighting]] = {}

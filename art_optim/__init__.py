@@ -4,17 +4,50 @@ from . import weighting
 from .losses import TaskLosses, per_task_mean
 from .optimizer import TaskReweightedOptimizer
 from .task_state import TaskState
-from .weighting import Art, EqualWeighting, FixedWeighting, Weighting
+from .weighting import (
+    FAMO,
+    SLAW,
+    AnalyticalUncertainty,
+    Art,
+    CoVWeighting,
+    DynamicWeightAverage,
+    EqualWeighting,
+    FixedWeighting,
+    GeometricLoss,
+    ImpartialLoss,
+    ImprovableGap,
+    RandomWeighting,
+    ReLoBRaLo,
+    ScaleInvariant,
+    SmoothTchebycheff,
+    SoftAdapt,
+    UncertaintyWeighting,
+    Weighting,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FAMO",
+    "SLAW",
+    "AnalyticalUncertainty",
     "Art",
+    "CoVWeighting",
+    "DynamicWeightAverage",
     "EqualWeighting",
     "FixedWeighting",
+    "GeometricLoss",
+    "ImpartialLoss",
+    "ImprovableGap",
+    "RandomWeighting",
+    "ReLoBRaLo",
+    "ScaleInvariant",
+    "SmoothTchebycheff",
+    "SoftAdapt",
     "TaskLosses",
     "TaskReweightedOptimizer",
     "TaskState",
+    "UncertaintyWeighting",
     "Weighting",
     "per_task_mean",
     "weighting",

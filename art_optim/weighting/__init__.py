@@ -2,7 +2,43 @@
 
 from .art import Art
 from .base import Weighting, available, create, register
+from .cov import CoVWeighting
+from .dwa import DynamicWeightAverage
 from .equal import EqualWeighting
+from .famo import FAMO
 from .fixed import FixedWeighting
+from .gls import GeometricLoss
+from .igb import ImprovableGap
+from .imtl_l import ImpartialLoss
+from .relobralo import ReLoBRaLo
+from .rlw import RandomWeighting
+from .si import ScaleInvariant
+from .slaw import SLAW
+from .softadapt import SoftAdapt
+from .stch import SmoothTchebycheff
+from .uncertainty import UncertaintyWeighting
+from .uw_so import AnalyticalUncertainty
 
-__all__ = ["Art", "EqualWeighting", "FixedWeighting", "Weighting", "available", "create", "register"]
+__all__ = [
+    "FAMO",
+    "SLAW",
+    "AnalyticalUncertainty",
+    "Art",
+    "CoVWeighting",
+    "DynamicWeightAverage",
+    "EqualWeighting",
+    "FixedWeighting",
+    "GeometricLoss",
+    "ImpartialLoss",
+    "ImprovableGap",
+    "RandomWeighting",
+    "ReLoBRaLo",
+    "ScaleInvariant",
+    "SmoothTchebycheff",
+    "SoftAdapt",
+    "UncertaintyWeighting",
+    "Weighting",
+    "available",
+    "create",
+    "register",
+]

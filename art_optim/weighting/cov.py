@@ -1,0 +1,75 @@
+"""Coefficient of variations: more weight for the loss that still varies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, positive, register, relative_weights
+from .history import update_moments
+
+
+@register("cov")
+@dataclass(frozen=True)
+class CoVWeighting(Weighting):
+    r"""CoV-weighting of Groenendijk et al., "Multi-Loss Weighting with Coefficient of Variations" (WACV 2021): a loss
+    that does not vary any more is satisfied, whatever its scale.
+
+    .. math::
+
+        w_t = \frac{c_t}{\sum_i c_i}, \qquad
+        c_t = \frac{\operatorname{std}(\ell_t)}{\operatorname{mean}(\ell_t)}, \qquad
+        \ell_t = \frac{L_t}{\operatorname{mean}(L_t)}
+
+    where
+
+    - :math:`\ell_t` is the loss ratio, a loss of task :math:`t` over the mean of those before it (1 for the first);
+    - mean and standard deviation are those of all earlier steps, without this one;
+    - the sum is over the present tasks, so the weights sum to 1.
+
+    A task has weight :math:`1/K`, the mean of the others, until it has two losses behind it. A loss that is not
+    positive, or that is not finite, leaves the state alone.
+
+    Args:
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``mean_loss``, ``mean_ratio``, ``variance_ratio`` and ``count``, all [K] float32.
+
+    Note:
+        As in the authors' code, :math:`10^{-8}` is added to the variance, and the variance is that of the population;
+        its other mode, a decaying mean, is not here. The look-alike is :class:`SLAW`, where a task that varies gets
+        less weight.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import CoVWeighting
+        >>> weighting, present = CoVWeighting(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> for losses in ([0.4, 0.2], [0.3, 0.1]):
+        ...     weighting(torch.tensor(losses), present, state)
+        tensor([0.5000, 0.5000])
+        tensor([0.5000, 0.5000])
+        >>> weighting(torch.tensor([0.3, 0.1]), present, state)  # ratios (1, 0.75) and (1, 0.5): c is 1/7 and 1/3
+        tensor([0.3000, 0.7000])
+    """
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
+        return {name: zeros.clone() for name in ("mean_loss", "mean_ratio", "variance_ratio", "count")}
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        mean_loss, mean, variance, count = (
+            state[name] for name in ("mean_loss", "mean_ratio", "variance_ratio", "count")
+        )
+        coefficient = (variance + 1e-8).sqrt() / mean
+        weights = relative_weights(coefficient.log(), present & (count > 1)) / present.sum()
+
+        usable = positive(losses, present)
+        ratio = torch.where(count > 0, losses / mean_loss, 1.0)
+        share = 1 / count.add_(usable)
+        update_moments(ratio, usable, share, mean, variance)
+        mean_loss.copy_(torch.where(usable, mean_loss.lerp(losses, share), mean_loss))
+        return weights

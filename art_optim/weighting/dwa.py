@@ -1,0 +1,91 @@
+"""Dynamic weight average: more weight for the loss that falls slowest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, check_whole, positive, register, relative_weights
+
+
+@register("dwa")
+@dataclass(frozen=True)
+class DynamicWeightAverage(Weighting):
+    r"""Dynamic weight average of Liu et al., "End-to-End Multi-Task Learning with Attention" (CVPR 2019).
+
+    .. math::
+
+        r_t = \frac{\bar L_t(e - 1)}{\bar L_t(e - 2)}, \qquad
+        w_t = K \operatorname{softmax}_t (r_t / \tau)
+
+    where
+
+    - :math:`\bar L_t(e)` is the mean loss of task :math:`t` in period :math:`e`, the paper's epoch;
+    - :math:`r_t` is its relative descending rate;
+    - the softmax is over the present tasks, and :math:`K` is their number, which the weights sum to.
+
+    A task has weight 1 until it has two periods behind it, and when its rate is not positive (its mean changed the
+    sign, or is 0). A loss that is not finite does not enter the mean.
+
+    Args:
+        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform. 2 is the paper's.
+        period: How many losses of a task make a mean, at least 1. The paper's is the number of steps in an epoch.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``last`` and ``before``, the two means, 0 before there is one; ``total`` and ``count`` of the period that runs.
+        All [K], float32 but for ``count``, which is int64.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        A period counts the losses of the task itself, not the steps of the run: where all tasks are always present this
+        is the same, a rare task has longer periods, and none can end without a loss, as an epoch can. Where
+        implementations disagree: those of Nash-MTL and FAMO compare two sliding windows of 25 steps that include this
+        one, and their weights sum to 1.
+
+        The look-alikes: :class:`SoftAdapt` has this step's loss over the previous one, and so reacts a step earlier
+        than ``period=1``; :class:`Art` has it over a smoothed loss.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import DynamicWeightAverage
+        >>> weighting, present = DynamicWeightAverage(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> weighting(torch.tensor([0.4, 0.2]), present, state)
+        tensor([1., 1.])
+        >>> weighting(torch.tensor([0.4, 0.1]), present, state)
+        tensor([1., 1.])
+        >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # the second task had halved its loss
+        tensor([1.1244, 0.8756])
+    """
+
+    temperature: float = 2.0
+    period: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "temperature", 1e-6)
+        check_whole(self, "period", 1)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
+        state = {name: zeros.clone() for name in ("last", "before", "total")}
+        return {**state, "count": zeros.long()}
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        rate = state["last"] / state["before"]  # no number, or infinite, before there are two means
+        weights = relative_weights(rate / self.temperature, positive(rate, present))
+
+        usable = present & losses.isfinite()
+        total = state["total"] + torch.where(usable, losses, 0.0)
+        count = state["count"] + usable
+        ended = count == self.period
+        state["before"].copy_(torch.where(ended, state["last"], state["before"]))
+        state["last"].copy_(torch.where(ended, total / self.period, state["last"]))
+        state["total"].copy_(total.masked_fill(ended, 0))
+        state["count"].copy_(count.masked_fill(ended, 0))
+        return weights

@@ -1,0 +1,120 @@
+"""FAMO: all losses fall at one rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, masked_softmax, positive, register, relative_weights
+from .learning import adam_step, init_learned
+
+
+@register("famo")
+@dataclass(frozen=True)
+class FAMO(Weighting):
+    r"""FAMO of Liu et al., "FAMO: Fast Adaptive Multitask Optimization" (NeurIPS 2023): learn weights under which the
+    logarithms of all losses fall at the same rate.
+
+    .. math::
+
+        z = \operatorname{softmax}(\xi), \qquad
+        D_t = L_t - b_t + \epsilon, \qquad
+        w_t = \frac{z_t / D_t}{\sum_i z_i / D_i}
+
+    and in the next step, when it shows what the weights have done,
+
+    .. math::
+
+        \delta_t = \log D_t^{\text{before}} - \log D_t, \qquad
+        \xi \leftarrow \operatorname{Adam} \Big( \xi,\; z_t \big( \delta_t - \textstyle\sum_i z_i \delta_i \big) \Big)
+
+    where
+
+    - :math:`L_t` is the loss of task :math:`t` in this step, :math:`b_t` its lower bound, and
+      :math:`\epsilon = 10^{-8}`;
+    - :math:`\xi_t` is its logit, 0 at the start. The step comes before the weights of the step that judges;
+    - sums and softmax are over the present tasks, in the update over those that have been seen before. The weights sum
+      to 1.
+
+    A loss that is not above its bound, or that is not finite, has weight :math:`1/K`, the mean of the others, and
+    leaves the state alone.
+
+    Args:
+        lr: The learning rate of Adam for :math:`\xi`, not negative. 0.025 is the authors'.
+        weight_decay: The coupled weight decay of Adam for :math:`\xi`, :math:`\gamma` of the paper, not negative. 0.001
+            for NYUv2, QM9 and CelebA, 0.01 for Cityscapes.
+        min_losses: :math:`b_t`, one number for all tasks, or one a task in the order of the tasks.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``logits``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``gap``, which is :math:`D_t` of a task's
+        last loss, 0 before its first; ``min_losses``. All [K] float32.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range, or ``min_losses`` are not one a task.
+
+    Note:
+        The authors' trainers judge a step by an extra forward pass on the same batch. Here, as in the authors' toy
+        problem, the losses of the next step judge it: that costs nothing, but :math:`\delta` has the noise of drawing
+        another batch. A task that was absent is judged against its own last loss.
+
+        :math:`w` is not :math:`z`, which the authors report: it weighs losses, :math:`z` their logarithms. The
+        look-alike is :class:`ScaleInvariant` with ``normalize="mean"``, which is FAMO with :math:`\xi = 0`.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import FAMO
+        >>> weighting, present = FAMO(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> weighting(torch.tensor([0.4, 0.2]), present, state)
+        tensor([0.3333, 0.6667])
+        >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # inverse losses alone would give 0.2, 0.8
+        tensor([0.2081, 0.7919])
+    """
+
+    lr: float = 0.025
+    weight_decay: float = 1e-3
+    min_losses: float | Sequence[float] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "lr", 0)
+        check_real(self, "weight_decay", 0)
+        if not isinstance(self.min_losses, Sequence):
+            check_real(self, "min_losses")
+            return
+        object.__setattr__(self, "min_losses", tuple(float(bound) for bound in self.min_losses))
+        for bound in self.min_losses:
+            if not math.isfinite(bound):
+                raise ValueError(f"min_losses has {bound}; a lower bound must be finite")
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        bounds = self.min_losses if isinstance(self.min_losses, Sequence) else [self.min_losses] * num_tasks
+        if len(bounds) != num_tasks:
+            raise ValueError(f"min_losses has {len(bounds)} numbers for {num_tasks} tasks; give one a task")
+        return {
+            **init_learned("logits", 0.0, num_tasks, device),
+            "gap": torch.zeros(num_tasks, dtype=torch.float32, device=device),
+            "min_losses": torch.tensor(bounds, dtype=torch.float32, device=device),
+        }
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        above = losses - state["min_losses"]
+        usable = positive(above, present)
+        gap = above + 1e-8
+
+        improvement = state["gap"] / gap  # 0 before there are two losses
+        judged = positive(improvement, usable)
+        z = masked_softmax(state["logits"], judged)
+        delta = torch.where(judged, improvement.log(), 0.0)
+        relative = delta - (z * delta).sum()
+        # Of what should be zero, Adam would blow up the rounding to a full step.
+        relative = torch.where(relative.abs() > 1e-5 * delta.abs().amax(), relative, 0.0)
+        adam_step(state, "logits", z * relative, judged, self.lr, self.weight_decay)
+        state["gap"].copy_(torch.where(usable, gap, state["gap"]))
+
+        return relative_weights(state["logits"] - gap.log(), usable) / present.sum()

@@ -1,0 +1,70 @@
+"""Impartial loss balance: a learned scale a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, positive, register
+from .learning import adam_step, init_learned
+
+
+@register("imtl_l")
+@dataclass(frozen=True)
+class ImpartialLoss(Weighting):
+    r"""The loss balance (IMTL-L) of Liu et al., "Towards Impartial Multi-task Learning" (ICLR 2021): learn a scale for
+    every task at which all scaled losses are 1.
+
+    .. math::
+
+        \min_{s} \sum_t e^{s_t} L_t - s_t, \qquad w_t = e^{s_t}
+
+    where
+
+    - :math:`s_t` is the logarithm of the scale of task :math:`t`, 0 at the start. Weights are those before its step;
+    - :math:`-s_t` has no gradient for the model. It keeps the scale from vanishing: at rest :math:`e^{s_t} = 1 / L_t`.
+
+    A loss that is zero or negative has no such place of rest (the scale would grow for ever), and one that is not
+    finite has no gradient: both leave the state alone, and are weighed as before.
+
+    Args:
+        lr: The learning rate of Adam for :math:`s`, not negative. The paper leaves :math:`s` to the model's optimizer.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``log_scale``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``, all [K] float32.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        With :math:`s \to -s` it is the uncertainty weighting of Kendall's notebook, and twice that of the regression
+        form of :class:`UncertaintyWeighting`. Its companion IMTL-G balances gradients, and is not a loss weighting.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import ImpartialLoss
+        >>> weighting, present = ImpartialLoss(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> losses = torch.tensor([2.0, 0.2])
+        >>> weighting(losses, present, state)
+        tensor([1., 1.])
+        >>> weighting(losses, present, state)
+        tensor([0.9753, 1.0253])
+    """
+
+    lr: float = 0.025
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "lr", 0)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        return init_learned("log_scale", 0.0, num_tasks, device)
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        weights = state["log_scale"].exp()
+        adam_step(state, "log_scale", weights * losses - 1, positive(losses, present), self.lr)
+        return weights

@@ -1,0 +1,102 @@
+"""ReLoBRaLo: SoftAdapt with a memory, and a random look back at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, check_whole, positive, register, relative_weights
+from .stream import init_streams, next_uniforms
+
+
+@register("relobralo")
+@dataclass(frozen=True)
+class ReLoBRaLo(Weighting):
+    r"""Relative loss balancing with random lookback of Bischof and Kraus, "Multi-Objective Loss Balancing for
+    Physics-Informed Deep Learning" (2021).
+
+    .. math::
+
+        \lambda_t \leftarrow \alpha \big( \rho \lambda_t + (1 - \rho) B_t(0) \big) + (1 - \alpha) B_t(-1), \qquad
+        B_t(i) = K \operatorname{softmax}_t \frac{L_t}{\tau L_t(i)}
+
+    where
+
+    - :math:`L_t` is the loss of task :math:`t` in this step, :math:`L_t(-1)` its previous and :math:`L_t(0)` its first;
+    - :math:`\rho` is 1 with probability :math:`\beta`, else 0: drawn once a step, for all tasks;
+    - :math:`\lambda_t`, after its step, is the weight, scaled so that those of the present tasks sum to their number
+      :math:`K`. This scale is 1 while all tasks are present.
+
+    A task's first loss counts as its previous one, so it has :math:`B_t = 1`, as where the ratio is not positive
+    or not finite. A loss that is not finite leaves the state alone.
+
+    Args:
+        alpha: :math:`\alpha` in [0, 1], the share of history. 0.95 is PhysicsNeMo's, the paper prefers 0.999.
+        beta: :math:`\beta` in [0, 1], how likely the history is not replaced by the look back at the start. 0.99 is
+            PhysicsNeMo's, the paper prefers 0.999.
+        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform.
+        seed: At least 0. It alone decides the draws; ranks with one seed draw alike.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``first`` and ``previous``, 0 before a task's first loss, and ``balance``, which is :math:`\lambda`, all [K]
+        float32; ``stream``, the generator, a 0-dimensional int64.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        With ``alpha=0`` it is :class:`SoftAdapt` with :math:`\beta = 1 / \tau`. The look-alike is :class:`Art`: it
+        remembers losses, not weights, and looks back at the best loss, not at the first.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import ReLoBRaLo
+        >>> weighting, present = ReLoBRaLo(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> weighting(torch.tensor([0.4, 0.2]), present, state)
+        tensor([1., 1.])
+        >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # a twentieth of the way to 1.2449, 0.7551
+        tensor([1.0122, 0.9878])
+    """
+
+    alpha: float = 0.95
+    beta: float = 0.99
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "alpha", 0, 1)
+        check_real(self, "beta", 0, 1)
+        check_real(self, "temperature", 1e-6)
+        check_whole(self, "seed", 0)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
+        return {
+            "first": zeros,
+            "previous": zeros.clone(),
+            "balance": torch.ones_like(zeros),
+            "stream": init_streams(self.seed, (), device),
+        }
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        usable = present & losses.isfinite()
+        first, previous = (torch.where(state[name] == 0, losses, state[name]) for name in ("first", "previous"))
+        keep = next_uniforms(state["stream"], usable.any())[0] < self.beta
+
+        history = torch.where(keep, state["balance"], self._against(first, losses, present))
+        balance = history.lerp(self._against(previous, losses, present), 1 - self.alpha)
+        balance = torch.where(usable, balance, state["balance"])
+
+        for name, value in (("first", first), ("previous", losses), ("balance", balance)):
+            state[name].copy_(torch.where(usable, value, state[name]))
+        scale = present.sum() / torch.where(present, balance, 0.0).sum().clamp(min=torch.finfo(balance.dtype).tiny)
+        return balance * scale
+
+    def _against(self, reference: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        ratio = losses / reference
+        return relative_weights(ratio / self.temperature, positive(ratio, present))

@@ -1,0 +1,87 @@
+"""Random loss weighting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_choice, check_whole, masked_softmax, register
+from .stream import init_streams, next_uniforms
+
+Distribution = Literal["normal", "dirichlet"]
+
+
+@register("rlw")
+@dataclass(frozen=True)
+class RandomWeighting(Weighting):
+    r"""Random loss weighting of Lin et al., "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
+    Learning" (TMLR 2022): new random weights in every step, a baseline that adaptive methods have to beat.
+
+    .. math::
+
+        w_t = \operatorname{softmax}_t (z_t), \qquad z_t \sim \mathcal{N}(0, 1)
+
+    where
+
+    - :math:`z_t` is drawn anew in every step;
+    - the softmax is over the present tasks, so the weights sum to 1.
+
+    ``"dirichlet"`` draws the weights uniformly from the simplex: :math:`w_t = e_t / \sum_i e_i` with
+    :math:`e_t \sim \operatorname{Exp}(1)`.
+
+    Args:
+        distribution: ``"normal"`` or ``"dirichlet"``.
+        seed: At least 0. It alone decides the draws: torch's own generators are neither read nor advanced, and ranks
+            with one seed have one set of weights.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``stream``, [K] int64, the generators, one a task.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        Every task draws from a stream of its own, which :meth:`init` derives from the seed and the place of the task,
+        and which advances when the task has a loss. So an absent task neither moves its stream nor touches the draws of
+        the others: these have the weights of a run in which it does not exist and they have the same streams. The
+        stream is the only thing that tells one task from another, and tasks that are permuted with their streams have
+        permuted weights. Declaring the tasks in another order, or fewer of them, hands out the streams anew, which is
+        like another seed. A loss that is not finite has the weight that was drawn, and does not advance the stream.
+
+        Published implementations draw from the global generator of torch, on the host, and do not resume; those of
+        Nash-MTL and IGB multiply by :math:`K`, which is ``normalize="sum"``. The look-alike is ``EqualWeighting`` with
+        ``normalize="mean"``, which is its expectation.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import RandomWeighting
+        >>> weighting, present = RandomWeighting(seed=1), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> losses = torch.tensor([0.4, 0.2])
+        >>> weighting(losses, present, state)
+        tensor([0.3700, 0.6300])
+        >>> weighting(losses, present, state)
+        tensor([0.7041, 0.2959])
+    """
+
+    distribution: Distribution = "normal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "distribution", Distribution)
+        check_whole(self, "seed", 0)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        return {"stream": init_streams(self.seed, (num_tasks,), device)}
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        u, v = next_uniforms(state["stream"], present & losses.isfinite())
+        if self.distribution == "dirichlet":
+            return masked_softmax((-u.log()).log(), present)
+        return masked_softmax((-2 * u.log()).sqrt() * (2 * math.pi * v).cos(), present)  # Box and Muller

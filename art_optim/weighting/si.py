@@ -1,0 +1,44 @@
+"""The sum of the logarithms of the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .base import Weighting, mean_elsewhere, positive, register
+
+
+@register("si")
+@dataclass(frozen=True)
+class ScaleInvariant(Weighting):
+    r"""The scale-invariant baseline of Navon et al., "Multi-Task Learning as a Bargaining Game" (ICML 2022): minimise
+    the sum of the logarithms of the losses, whose gradient does not know a task's unit of measure.
+
+    .. math::
+
+        \min \sum_t \log L_t, \qquad w_t = 1 / L_t
+
+    where :math:`L_t` is the loss of task :math:`t` in this step.
+
+    A loss that is not positive, or that is not finite, has the mean weight of the others.
+
+    Args:
+        normalize: See :class:`Weighting`. The weights sum to nothing in particular, and are large for small losses:
+            compare under ``"mean"`` or ``"sum"``, or choose the learning rate for it.
+
+    Note:
+        It is the loss side of :class:`ImprovableGap`, the warm-up of :class:`SmoothTchebycheff`, and where
+        :class:`UncertaintyWeighting` (up to a half) and :class:`ImpartialLoss` come to rest. The look-alike is
+        :class:`GeometricLoss`, the same direction scaled by the geometric mean of the losses.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import ScaleInvariant
+        >>> ScaleInvariant()(torch.tensor([0.5, 0.1]), torch.tensor([True, True]), {})
+        tensor([ 2., 10.])
+    """
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        weights = 1 / losses
+        return mean_elsewhere(weights, positive(weights, present))

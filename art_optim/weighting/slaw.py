@@ -1,0 +1,77 @@
+"""SLAW: weights inverse to the spread of the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, register, relative_weights
+from .history import update_moments
+
+
+@register("slaw")
+@dataclass(frozen=True)
+class SLAW(Weighting):
+    r"""SLAW of Crawshaw and Košecká, "SLAW: Scaled Loss Approximate Weighting for Efficient Multi-Task Learning"
+    (2021): the spread of a loss stands for the norm of its gradient, and the weights make all norms equal.
+
+    .. math::
+
+        w_t = K \frac{1 / s_t}{\sum_i 1 / s_i}, \qquad s_t = \sqrt{E[L_t^2] - E[L_t]^2}
+
+    where
+
+    - :math:`E` is the mean of a task's losses, this step's included: of all of them up to the hundredth (with ``decay``
+      0.99), from there on exponential;
+    - :math:`s_t` is at least :math:`10^{-5}`;
+    - the sum is over the present tasks, and :math:`K` is their number, which the weights sum to.
+
+    A task has weight 1 at its first loss, which has no spread. A loss that is not finite has weight 1, and leaves the
+    state alone.
+
+    Args:
+        decay: The share of history in the means, in [0, 1]: the :math:`n`-th loss has the share
+            :math:`\max(1/n, 1 - \text{decay})`. 0.99 is the authors'.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``mean``, ``variance`` and ``count``, all [K] float32.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        The variance is updated as such: in float32, :math:`E[L^2] - E[L]^2` of a loss of 100 that varies by 0.01 is
+        noise. That the loss of this step is in it means that a spike all but silences its own task, while in
+        :class:`CoVWeighting`, the look-alike, a task that varies gets more weight, and a step later.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import SLAW
+        >>> weighting, present = SLAW(), torch.tensor([True, True])
+        >>> state = weighting.init(num_tasks=2)
+        >>> weighting(torch.tensor([0.5, 0.25]), present, state)
+        tensor([1., 1.])
+        >>> weighting(torch.tensor([0.25, 0.125]), present, state)
+        tensor([0.6667, 1.3333])
+    """
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "decay", 0, 1)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
+        return {name: zeros.clone() for name in ("mean", "variance", "count")}
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        usable = present & losses.isfinite()
+        count = state["count"].add_(usable)
+        share = (1 / count).clamp(min=1 - self.decay)
+        update_moments(losses, usable, share, state["mean"], state["variance"])
+        spread = state["variance"].sqrt().clamp(min=1e-5)
+        return relative_weights(-spread.log(), usable & (count > 1))

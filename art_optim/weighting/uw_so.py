@@ -1,0 +1,58 @@
+"""Analytical uncertainty weighting: the optimum of uncertainty weighting, softened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .base import Weighting, check_real, positive, register, relative_weights
+
+
+@register("uw_so")
+@dataclass(frozen=True)
+class AnalyticalUncertainty(Weighting):
+    r"""Soft optimal uncertainty weighting (UW-SO) of Kirchdorfer et al., "Analytical Uncertainty-Based Loss Weighting
+    in Multi-Task Learning" (GCPR 2024): where the variances of :class:`UncertaintyWeighting` come to rest, the weights
+    are inverse losses; these are taken at once, through a softmax.
+
+    .. math::
+
+        w_t = \operatorname{softmax}_t \left( \frac{1 / L_t}{\tau} \right)
+
+    where
+
+    - :math:`L_t` is the loss of task :math:`t` in this step, without its gradient;
+    - the softmax is over the present tasks, so the weights sum to 1.
+
+    A loss that is not positive, or that is not finite, has weight :math:`1/K`, the mean of the others.
+
+    Args:
+        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform. To be tuned for
+            every data set: 1 is the bare formula, which is one-hot on losses of 0.1 and below.
+        normalize: See :class:`Weighting`.
+
+    Raises:
+        ValueError: A hyperparameter is outside its range.
+
+    Note:
+        The look-alike is :class:`ScaleInvariant`, inverse losses without the softmax: there a task's weight times its
+        loss is constant, here the weights depend on the scale of the losses.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import AnalyticalUncertainty
+        >>> weighting = AnalyticalUncertainty(temperature=10.0)
+        >>> weighting(torch.tensor([0.4, 0.1]), torch.tensor([True, True]), {})
+        tensor([0.3208, 0.6792])
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "temperature", 1e-6)
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        logits = 1 / losses / self.temperature
+        return relative_weights(logits, positive(logits, present)) / present.sum()

@@ -1,6 +1,7 @@
 """Weightings to state properties of: every registered one, and configurations that take another path.
 
-A hyperparameter that is a tuple with one number a task follows its task when tasks are permuted or left out.
+A hyperparameter that is a tuple with one number a task follows its task when tasks are permuted or left out, and so
+does the random stream in which a task begins.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from art_optim import Art, Weighting
+from art_optim import (
+    FAMO,
+    Art,
+    DynamicWeightAverage,
+    ImprovableGap,
+    RandomWeighting,
+    ReLoBRaLo,
+    SmoothTchebycheff,
+    UncertaintyWeighting,
+    Weighting,
+)
 from art_optim.weighting import available, create
 
 NUM_TASKS = 4
@@ -22,6 +33,14 @@ CONFIGURATIONS = [
     Art(rate="none", correction="ratio"),
     Art(rate="none", correction="log_ratio", decay=0.5),
     Art(rate="none", correction="none"),
+    DynamicWeightAverage(temperature=0.5, period=3),
+    FAMO(weight_decay=0.0, min_losses=(0.0, -1.0, 5e-5, -0.1)),
+    ImprovableGap(warmup=0, period=2),
+    RandomWeighting("dirichlet", seed=7),
+    ReLoBRaLo(alpha=0.5, beta=0.5, temperature=2.0, seed=3),
+    SmoothTchebycheff(mu=0.5, warmup=1, period=2),
+    UncertaintyWeighting("classification", initial_log_variance=-0.5),
+    UncertaintyWeighting("revised"),
 ]
 
 
@@ -38,8 +57,19 @@ def select(weighting: Weighting, tasks: list[int]) -> Weighting:
     return replace(weighting, **per_task)
 
 
-def run(weighting: Weighting, losses: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weights [T, K] of T steps from a fresh state, and the state they end in."""
-    state = weighting.init(losses.shape[1], losses.device)
+def start(weighting: Weighting, tasks: list[int]) -> dict[str, Tensor]:
+    """The fresh state of these tasks, in this order, each with the random stream that it has among all of them."""
+    state = select(weighting, tasks).init(len(tasks))
+    if "stream" in state:
+        stream = weighting.init(NUM_TASKS)["stream"]
+        state["stream"] = stream[tasks] if stream.ndim else stream
+    return state
+
+
+def run(
+    weighting: Weighting, losses: Tensor, present: Tensor, state: dict[str, Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weights [T, K] of T steps, from a fresh state unless one is given, and the state they end in."""
+    state = weighting.init(losses.shape[1], losses.device) if state is None else state
     weights = [weighting(*step, state) for step in zip(losses, present, strict=True)]
     return torch.stack(weights), state

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from art_optim import TaskReweightedOptimizer
 
-from .cases import EVERY, NUM_TASKS, run, select
+from .cases import EVERY, NUM_TASKS, run, select, start
 
 every = pytest.mark.parametrize("weighting", EVERY, ids=repr)
 STEPS = 8
@@ -52,7 +52,7 @@ def equal(left: dict, right: dict) -> bool:
 def test_permuting_the_tasks_permutes_the_weights(weighting, data, order):
     losses, present = data.draw(histories(weighting))
     weights, _ = run(weighting, losses, present)
-    permuted, _ = run(select(weighting, order), losses[:, order], present[:, order])
+    permuted, _ = run(select(weighting, order), losses[:, order], present[:, order], start(weighting, order))
     torch.testing.assert_close(permuted, weights[:, order], rtol=1e-4, atol=1e-7)
 
 
@@ -64,7 +64,7 @@ def test_an_absent_task_is_no_such_task(weighting, data, absent):
     present[:, absent] = False
     rest = [task for task in range(NUM_TASKS) if task != absent]
     weights, state = run(weighting, losses, present)
-    without, state_without = run(select(weighting, rest), losses[:, rest], present[:, rest])
+    without, state_without = run(select(weighting, rest), losses[:, rest], present[:, rest], start(weighting, rest))
     assert (weights[~present] == 0).all()
     torch.testing.assert_close(weights[:, rest], without, rtol=1e-5, atol=1e-8)
     for name, tensor in state.items():
@@ -97,6 +97,24 @@ def test_weights_are_finite_not_negative_and_sum_as_normalize_says(weighting, da
     some = (published > 0).any(1)
     torch.testing.assert_close(mean.sum(1)[some], torch.ones(int(some.sum())))
     torch.testing.assert_close(total.sum(1)[some], present.sum(1).float()[some])
+
+
+@every
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_no_loss_whatever_breaks_the_weights(weighting, data):
+    """The bare formula of Art is one of losses in (0, 1) alone."""
+    if not getattr(weighting, "guarded", True):
+        return
+    values = [0.0, -0.0, -1.0, -1e12, 1e-12, 0.3, 1.0, 1e12, float("nan"), float("inf"), -float("inf")]
+    chosen = data.draw(st.lists(st.sampled_from(values), min_size=STEPS * NUM_TASKS, max_size=STEPS * NUM_TASKS))
+    losses, present = torch.tensor(chosen).reshape(STEPS, NUM_TASKS), history()[1]
+    weights, state = run(weighting, losses, present)
+    assert weights.isfinite().all()
+    assert (weights >= 0).all()
+    after = weighting(torch.rand(NUM_TASKS), torch.ones(NUM_TASKS, dtype=torch.bool), state)
+    assert after.isfinite().all()
+    assert not any(tensor.isnan().any() for tensor in state.values())
 
 
 @every
@@ -164,6 +182,7 @@ def test_weighing_is_float32_under_another_default_dtype(weighting):
 
 @every
 def test_weighing_compiles_as_one_graph(weighting):
+    torch.compiler.reset()  # the number of compilations of one function is limited
     compiled = torch.compile(lambda *arguments: weighting(*arguments), backend="eager", fullgraph=True)
     state, compiled_state = weighting.init(NUM_TASKS), weighting.init(NUM_TASKS)
     for losses, present in zip(*history(), strict=True):

@@ -35,8 +35,8 @@ class DynamicWeightAverage(Weighting):
         normalize: See :class:`Weighting`.
 
     State:
-        ``last`` and ``before``, the two means, 0 before there is one; ``total`` and ``count`` of the period that runs.
-        All [K], float32 but for ``count``, which is int64.
+        ``last`` and ``before``, the sums of the losses of two periods, 0 before there is one; ``total`` and ``count``
+        of the period that runs. All [K], float32 but for ``count``, which is int64.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
@@ -77,7 +77,7 @@ class DynamicWeightAverage(Weighting):
         return {**state, "count": zeros.long()}
 
     def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        rate = state["last"] / state["before"]  # no number, or infinite, before there are two means
+        rate = state["last"] / state["before"]  # of sums, as of means; no number, or infinite, before there are two
         weights = relative_weights(rate / self.temperature, positive(rate, present))
 
         usable = present & losses.isfinite()
@@ -85,7 +85,7 @@ class DynamicWeightAverage(Weighting):
         count = state["count"] + usable
         ended = count == self.period
         state["before"].copy_(torch.where(ended, state["last"], state["before"]))
-        state["last"].copy_(torch.where(ended, total / self.period, state["last"]))
+        state["last"].copy_(torch.where(ended, total, state["last"]))
         state["total"].copy_(total.masked_fill(ended, 0))
         state["count"].copy_(count.masked_fill(ended, 0))
         return weights

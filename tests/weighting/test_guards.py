@@ -81,6 +81,11 @@ def test_slaw_gives_it_the_weight_1():
     assert weights == pytest.approx([2 / 3, 1, 4 / 3])
 
 
+def test_the_spread_of_slaw_has_a_floor():
+    weights = last_weights(SLAW(), (0.5, 0.5), (0.5, 0.498))  # 0, and 1e-3
+    assert weights == pytest.approx([2 * 100 / 101, 2 / 101], rel=1e-4)
+
+
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(
     "weighting",

@@ -137,9 +137,18 @@ def test_a_loss_that_is_not_finite_leaves_the_state_as_if_the_task_had_been_abse
     losses[step, 1] = bad
     weights, state = run(weighting, losses, present)
     present[step, 1] = False
-    _, state_absent = run(weighting, losses, present)
+    weights_absent, state_absent = run(weighting, losses, present)
     assert weights.isfinite().all()
+    assert torch.equal(weights[step + 1 :], weights_absent[step + 1 :])
     assert equal(state, state_absent)
+
+
+@every
+def test_a_step_of_nothing_but_losses_that_are_not_finite_moves_nothing(weighting):
+    _, state = run(weighting, *history())
+    before = copy.deepcopy(state)
+    weighting(torch.tensor([float("nan"), float("inf"), 0.3, 0.3]), torch.tensor([True, True, False, False]), state)
+    assert equal(before, state)
 
 
 @every

@@ -1,0 +1,280 @@
+"""Two objectives in the plane, five starts, 50,000 steps: which weightings reach the Pareto front?
+
+    python -m benchmarks.toy                          # every method, 90 runs
+    python -m benchmarks.toy --methods equal famo     # some of them
+    python -m benchmarks.toy --help
+
+The problem is that of CAGrad (Liu et al., NeurIPS 2021), with the scales, the starts and the optimizer of the code of
+Nash-MTL and FAMO. Its objectives have a logarithm's well each where x2 > 0, in which a descent can be caught, and a
+parabola each where x2 < 0, between whose minima lies the front. They go below zero, which most weightings cannot weigh:
+these run on losses less their lower bounds, and say so by ``-shifted``.
+
+Every finished run is kept in the output folder, and the same command goes on from there; remove the folder to descend
+anew, as after a change to a weighting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor
+
+from art_optim import TaskReweightedOptimizer
+from art_optim.weighting import Weighting, create
+
+STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
+SCALES = (0.1, 1.0)
+BOUNDS = (-2.1, -21.0)  # of the scaled objectives, from below: those that FAMO is given by its authors
+LEARNING_RATE = 1e-3
+FRONT = -8.3552  # x2 of the published front, where |x1| <= 7; the exact one bends to -8.4345 at its ends
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes a weighting, anew for every run, and whether it is given the losses less ``BOUNDS``."""
+
+    make: Callable[[], Weighting]
+    shifted: bool = False
+
+
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "art": {"correction": "log_ratio"},  # for losses that pass 1
+    "dwa": {"period": 25},  # the window of Nash-MTL's and FAMO's code
+    "famo": {"min_losses": BOUNDS, "weight_decay": 0.0},  # its authors' for this problem
+}
+NEED_POSITIVE = {
+    "art": "it takes ratios of losses, and their logarithms",
+    "cov": "it divides by the mean of a loss, which passes 0",
+    "dwa": "below 0 the ratio of two losses grows as they fall",
+    "gls": "the geometric mean of negative losses is no number",
+    "igb": "it takes logarithms of losses",
+    "imtl_l": "the scale of a negative loss has no optimum (here it stays as it was)",
+    "relobralo": "below 0 the ratio of two losses grows as they fall",
+    "si": "it takes logarithms of losses",
+    "softadapt": "below 0 the ratio of two losses grows as they fall",
+    "stch": "it takes logarithms of losses",
+    "uncertainty": "the variance of a negative loss has no optimum (here it stays as it was)",
+    "uw_so": "the inverse of a loss is infinite at 0, and negative below",
+}
+
+
+def _by_name(name: str, shifted: bool = False) -> Method:
+    return Method(partial(create, name, **HYPERPARAMETERS.get(name, {})), shifted)
+
+
+METHODS = {
+    **{name: _by_name(name) for name in ("equal", "rlw", "slaw", "famo")},
+    **{name: _by_name(name) for name in ("dwa", "uncertainty")},  # out of place, but published comparisons have them
+    **{f"{name}-shifted": _by_name(name, shifted=True) for name in NEED_POSITIVE},
+}
+
+
+def objectives(points: Tensor) -> Tensor:
+    """Return both objectives, not scaled, at points [..., 2]; the second is the first with x1 mirrored."""
+    x1, x2 = points.split(1, -1)
+    x1 = x1 * torch.tensor([1.0, -1.0])
+    well = (x1 / 2 + 3.5 - x2.tanh()).abs().clamp(min=5e-6).log() + 6
+    parabola = ((x1 - 7).square() + 0.1 * (x2 + 8).square()) / 10 - 20
+    above = (x2 / 2).tanh()
+    return above.clamp(min=0) * well + (-above).clamp(min=0) * parabola
+
+
+def on_front(points: Tensor) -> Tensor:
+    """Return which of the points [..., 2] are on the Pareto front, as closely as a descent with Adam can be."""
+    x1, x2 = points.unbind(-1)
+    return (x1.abs() <= 7.05) & ((x2 - FRONT).abs() < 0.15)
+
+
+def descend(method: Method, start: Sequence[float], steps: int) -> Tensor:
+    """Return the points [steps + 1, 2] that Adam visits with the losses weighed by the method."""
+    x = torch.tensor(start, requires_grad=True)
+    optimizer = TaskReweightedOptimizer(torch.optim.Adam([x], lr=LEARNING_RATE), ("f1", "f2"), method.make())
+    scales, shift = torch.tensor(SCALES), torch.tensor(BOUNDS) * method.shifted
+    points = torch.empty(steps + 1, 2)
+    points[0] = x.detach()
+    for step in range(steps):
+        f1, f2 = (scales * objectives(x) - shift).unbind()
+        optimizer.zero_grad()
+        optimizer.step({"f1": f1, "f2": f2})
+        points[step + 1] = x.detach()
+    return points
+
+
+def configuration(name: str, start: Sequence[float], steps: int) -> dict[str, Any]:
+    """What a run depends on."""
+    method = METHODS[name]
+    return {
+        "method": name,
+        "weighting": repr(method.make()),
+        "shifted": method.shifted,
+        "start": list(start),
+        "steps": steps,
+    }
+
+
+def examine(config: dict[str, Any]) -> dict[str, Any]:
+    """Descend once, and return what came of it."""
+    torch.set_num_threads(1)  # there is nothing to divide
+    began = time.perf_counter()
+    points = descend(METHODS[config["method"]], config["start"], config["steps"])
+    seconds = time.perf_counter() - began
+    elsewhere = (~on_front(points)).nonzero()
+    arrived = int(elsewhere[-1]) + 1 if len(elsewhere) else 0
+    return {
+        **config,
+        "end": points[-1].tolist(),
+        "losses": (torch.tensor(SCALES) * objectives(points[-1])).tolist(),
+        "reached": arrived <= config["steps"],
+        "steps_to_reach": arrived if arrived <= config["steps"] else None,
+        "seconds": round(seconds, 2),
+        "path": points[:: max(1, config["steps"] // 1000)].tolist(),
+    }
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield a ``map`` over so many processes, whose results come as they are finished."""
+    if jobs <= 1:
+        yield map
+        return
+    # An interrupt is for the parent, which ends the others.
+    with get_context("spawn").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield pool.imap_unordered
+
+
+def finished(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the run in ``path`` if it is one of this configuration."""
+    run: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return run if config.items() <= run.items() else None
+
+
+def compare(methods: Sequence[str], steps: int, jobs: int, output: Path, console: Console) -> dict[str, list[Any]]:
+    """Descend from every start with every method; return the runs by method, in the order of the starts."""
+    folder = output / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def path(config: dict[str, Any]) -> Path:
+        return folder / f"{config['method']}-{STARTS.index(tuple(config['start'])) + 1}.json"
+
+    configs = [configuration(name, start, steps) for name in methods for start in STARTS]
+    runs = {path(config): finished(path(config), config) for config in configs}
+    todo = [config for config in configs if runs[path(config)] is None]
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "runs", TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress, processes(min(jobs, len(todo))) as over:
+        bar = progress.add_task("descending", total=len(configs), completed=len(configs) - len(todo))
+        for run in over(examine, todo):
+            new = path(run).with_suffix(".new")
+            new.write_text(json.dumps(run) + "\n")
+            os.replace(new, path(run))  # never half a run
+            runs[path(run)] = run
+            progress.advance(bar)
+    return {name: [run for run in runs.values() if run["method"] == name] for name in methods}
+
+
+def table(runs: dict[str, list[Any]]) -> str:
+    """Lay out who reached the front and who did not from where, and say which methods needed the shift."""
+    rows = [
+        {
+            "method": name,
+            "losses": "shifted" if METHODS[name].shifted else "as they are",
+            "reached": f"{sum(run['reached'] for run in of)} of {len(of)}",
+            "fails from": ", ".join("({:g}, {:g})".format(*run["start"]) for run in of if not run["reached"]),
+        }
+        for name, of in runs.items()
+    ]
+    why = "The losses go below zero. These methods need positive ones, and run on losses less their lower bounds:"
+    reasons = [f"- {name}: {reason}" for name, reason in NEED_POSITIVE.items()]
+    return "\n".join([pd.DataFrame(rows).to_markdown(index=False), "", why, "", *reasons])
+
+
+def plot(runs: dict[str, list[Any]], path: Path) -> None:
+    """Draw the trajectories of each method over contours of the mean objective."""
+    axis = torch.linspace(-11, 11, 200)
+    x1, x2 = torch.meshgrid(axis, axis, indexing="xy")
+    mean = objectives(torch.stack([x1, x2], -1)).mean(-1)
+    columns = min(6, len(runs))
+    lines = math.ceil(len(runs) / columns)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * lines + 0.5), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for panel in panels.flat[len(runs) :]:
+        panel.set_axis_off()
+    for panel, (name, of) in zip(panels.flat, runs.items(), strict=False):
+        panel.contour(x1, x2, mean, levels=range(-16, 20), colors="lightgray", linewidths=0.6, linestyles="solid")
+        panel.plot([-7, 7], [FRONT, FRONT], color="tab:green", linewidth=5, alpha=0.6, label="Pareto front")
+        for run in of:
+            color = "tab:blue" if run["reached"] else "tab:red"
+            label = "reaches it" if run["reached"] else "does not"
+            panel.plot(*zip(*run["path"], strict=True), color=color, linewidth=1.4, label=label)
+            panel.plot(*run["start"], "o", color="black", markersize=4, label="start")
+            panel.plot(*run["end"], "o", color=color, markersize=5, markeredgecolor="black", label="end")
+        panel.set_title(f"{name}: {sum(run['reached'] for run in of)} of {len(of)}", fontsize="medium")
+        panel.set(aspect="equal", xlim=(-11, 11), ylim=(-11, 11))
+    handles = {
+        label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * columns)
+    figure.savefig(path, dpi=100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.toy", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD", help=", ".join(METHODS)
+    )
+    parser.add_argument("--steps", type=int, default=50_000, help="of Adam, from each of the five starts")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--output", type=Path, default=Path("runs/toy"), help="folder of results and finished runs")
+    given = parser.parse_args(arguments)
+    for name in ("steps", "jobs"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} is {getattr(given, name)}; give a whole number, at least 1")
+    console = Console()
+    try:
+        runs = compare(given.methods, given.steps, given.jobs, given.output, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the same command goes on from the runs in {given.output}/", soft_wrap=True)
+        return 130
+
+    results = {
+        "command": shlex.join(["python", "-m", "benchmarks.toy", *arguments]),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "problem": {"scales": SCALES, "bounds": BOUNDS, "learning_rate": LEARNING_RATE, "front": FRONT},
+        "runs": {
+            name: [{key: value for key, value in run.items() if key != "path"} for run in of]
+            for name, of in runs.items()
+        },
+        "need_positive_losses": NEED_POSITIVE,
+    }
+    (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (given.output / "table.md").write_text(table(runs) + "\n")
+    plot(runs, given.output / "toy.png")
+    console.print(table(runs), soft_wrap=True)
+    console.print(f"\nresults.json, table.md and toy.png are in {given.output}/", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

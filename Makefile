@@ -1,12 +1,13 @@
 # make demo   train on real photographs, leave a table and two pictures in runs/restoration/
 # make test   lint, type check, doctests and tests
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
-# Each makes .venv and installs what it needs. ARGS="..." goes to the demo or to pytest.
+# make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
+# Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy or to pytest.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint zoo
+.PHONY: demo test lint zoo toy
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
@@ -16,6 +17,9 @@ test: lint
 
 zoo: .venv/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
+
+toy: .venv/.demo
+	$(BIN)/python -m benchmarks.toy $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -121,7 +121,7 @@ class JacobianAggregation(Weighting):
         return isinstance(self.aggregator, WeightedAggregator)
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        first, wider = (_first_memory(self.aggregator, torch.eye(num_tasks, num_tasks + more)) for more in (0, 1))
+        first, wider = (_first_memory(self.aggregator, torch.ones(num_tasks, num_tasks + n).tril()) for n in (0, 1))
         if any(first[name].shape != wider[name].shape for name in first):
             raise ValueError(
                 f"{type(self.aggregator).__name__} remembers a number for every parameter, which is no task state; "
@@ -154,7 +154,7 @@ class JacobianAggregation(Weighting):
     def repeat(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         if self._has_weights:
             return values
-        return self.objective(values, present, copy.deepcopy(state))[0]
+        return self.objective(values, present, {"steps": state["steps"] - 1})[0]  # with the draws of that evaluation
 
     def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
@@ -165,10 +165,10 @@ class JacobianAggregation(Weighting):
         if not len(usable) or (remembers and len(usable) < len(jacobian)):
             return jacobian, weights
         usable = usable.float() if self._has_weights or usable.dtype.itemsize < 4 else usable
+        if remembers:
+            _recall(self.aggregator, usable, state)
         # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
         with _seeded(self.seed * 1_000_003 + int(state["steps"]), jacobian.device):
-            if remembers:
-                _recall(self.aggregator, usable, state)
             if isinstance(self.aggregator, WeightedAggregator):
                 weights[finite] = self.aggregator.weighting(usable).to(weights.dtype)
                 weights = mean_elsewhere(weights, finite)

@@ -35,9 +35,9 @@ class GradNorm(Weighting):
       weights are scaled back to their sum. Weights are those before the step; they sum to the number of tasks.
 
     Every step differentiates each loss by :math:`\theta`: K backward passes, as far down as :math:`\theta`, before the
-    one that trains. Norms and weights stay on the device. A task whose loss is not positive, or whose gradient is not
-    finite, keeps its weight and does not count for the others. Losses without a graph, as in validation, are weighed
-    as before.
+    one that trains. Norms and weights stay on the device. A task whose loss is not positive keeps its weight and does
+    not count for the others; where a gradient is not finite (below 1e18), the step teaches nothing. Losses without a
+    graph, as in validation, are weighed as before.
 
     Args:
         alpha: How much faster a slow task shall train, not negative; 0 makes all norms equal. 1.5 is the paper's for
@@ -124,7 +124,8 @@ class GradNorm(Weighting):
 
     @torch.no_grad()
     def _learn(self, losses: Tensor, norms: Tensor, present: Tensor, state: dict[str, Tensor]) -> None:
-        usable = positive(losses, present) & (norms < 1e18)  # whose square is a float32
+        sound = (norms < 1e18) | ~present  # Adam squares them
+        usable = positive(losses, present) & sound.all()
         initial = torch.where(usable & (state["initial"] == 0), losses, state["initial"])
         number = usable.sum().clamp(min=1)
 

@@ -46,9 +46,9 @@ class JacobianAggregation(Weighting):
     It costs one backward pass a task, the memory of K gradients and one more copy while these are put together, and the
     host waits for the device: to know which tasks are there, and in most aggregators.
 
-    A task with a gradient that is not finite is left out of the aggregation, and weighed as the mean of the others (as
-    1 where there are none, or where the aggregator remembers tasks), so that the gradient shows it. Losses without a
-    graph, as in validation, all have weight 1 before ``normalize``.
+    A row of :math:`J` that is not finite is left out of the aggregation, and weighed as the mean of the others (as 1
+    where there are none, or where the aggregator remembers tasks), so that the gradient shows it; a loss that is NaN
+    usually makes all rows so. Losses without a graph, as in validation, all have weight 1 before ``normalize``.
 
     Args:
         aggregator: A ``torchjd.aggregation.Aggregator``. What it remembers from step to step becomes part of the task

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
 from art_optim import per_task_mean
+from benchmarks.restoration import training
 from examples import restoration
 
 from .test_optimizer import identical
@@ -17,9 +19,8 @@ from .test_optimizer import identical
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The command line on four small photographs; its batches and checkpoints are small, too."""
-    monkeypatch.setattr(restoration, "BATCH", 4)
-    monkeypatch.setattr(restoration, "PATCH", 16)
-    monkeypatch.setattr(restoration, "SAVE_EVERY", 3)
+    monkeypatch.setattr(restoration, "Config", partial(training.Config, batch=4, patch=16))
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -68,7 +69,7 @@ def interrupt_after(steps, monkeypatch):
         done.append(1)
         return per_task_mean(*arguments)
 
-    monkeypatch.setattr(restoration, "per_task_mean", per_task_mean_or_interrupt)
+    monkeypatch.setattr(training, "per_task_mean", per_task_mean_or_interrupt)
     return done
 
 

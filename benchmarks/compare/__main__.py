@@ -45,15 +45,19 @@ QUICK = {
 
 
 def compare(
-    names: Sequence[str], seeds: Sequence[int], config: Config, jobs: int, output: Path, console: Console
+    names: Sequence[str], configs: Sequence[Config], jobs: int, output: Path, console: Console
 ) -> dict[str, Any]:
-    """Run the methods, time their steps, and write ``table.md`` and ``comparison.png``; return the results."""
+    """Run the methods with each configuration, which is one a seed, and time their steps.
+
+    Return the results; a table and a picture of them are in ``output``.
+    """
+    config = configs[0]
     data = Data(config)  # before anything else, as it may be refused
     torch.set_num_threads(1)
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("training", total=len(seeds) * sum(map(len, runs.needed(names))))
-        made = runs.compare(names, seeds, config, jobs, output / "runs", partial(progress.advance, bar))
+        bar = progress.add_task("training", total=len(configs) * sum(map(len, runs.needed(names))))
+        made = runs.compare(names, configs, jobs, output / "runs", partial(progress.advance, bar))
         bar = progress.add_task("timing the steps", total=1)
         weightings = {
             run["method"]: methods.make(run["method"], config.seed, run["weights"])
@@ -64,14 +68,16 @@ def compare(
         progress.advance(bar)
 
     scores = statistics.scores(made)
+    inputs = statistics.mean(statistics.psnr(statistics.scores([runs.degraded(config) for config in configs]))).iloc[0]
     summary = report.summarize(scores, times)
-    table = f"{report.table(summary, config.tasks)}\n\n{report.notes(summary, config.tasks, seeds, config)}\n"
+    records = summary.reset_index().astype(object)
+    table = f"{report.table(summary, inputs)}\n\n{report.notes(summary, configs)}\n"
     (output / "table.md").write_text(table)
     report.plot(scores, output / "comparison.png")
     console.print(table, soft_wrap=True)
     return {
         "config": {key: value for key, value in asdict(config).items() if key != "seed"},
-        "seeds": seeds,
+        "seeds": [config.seed for config in configs],
         "tasks": config.tasks,
         "training": [photograph.name for photograph in data.training],
         "validation": [photograph.name for photograph in data.validation],
@@ -81,7 +87,8 @@ def compare(
             "art_optim": art_optim.__version__,
         },
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "table": summary.reset_index().astype(object).where(summary.reset_index().notna(), None).to_dict("records"),
+        "degraded input": inputs.to_dict(),
+        "table": records.where(records.notna(), None).to_dict("records"),
         "runs": [
             {
                 "method": run["method"],
@@ -132,11 +139,13 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"--methods: {error}")
 
-    seeds = list(dict.fromkeys(given.seeds))
-    config = Config(given.setting, given.steps, seeds[0], given.device, given.photographs, levels=given.levels)
+    configs = [
+        Config(given.setting, given.steps, seed, given.device, given.photographs, levels=given.levels)
+        for seed in dict.fromkeys(given.seeds)
+    ]
     console = Console()
     try:
-        results = compare(names, seeds, config, given.jobs, given.output, console)
+        results = compare(names, configs, given.jobs, given.output, console)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from the runs in {given.output}/", soft_wrap=True)
         return 130

@@ -32,8 +32,9 @@ def summarize(scores: pd.DataFrame, step_times: pd.DataFrame) -> pd.DataFrame:
     return summary.sort_values(AVERAGE, ascending=False)
 
 
-def table(summary: pd.DataFrame, tasks: Sequence[str]) -> str:
-    """Lay out the summary."""
+def table(summary: pd.DataFrame, degraded: pd.Series) -> str:
+    """Lay out the summary, and beneath it the PSNR of the degraded images, by task and on average."""
+    tasks = degraded.index.drop(AVERAGE)
     rows = [
         {
             "method": method,
@@ -47,34 +48,35 @@ def table(summary: pd.DataFrame, tasks: Sequence[str]) -> str:
         }
         for method, row in summary.iterrows()
     ]
+    without = dict.fromkeys(rows[0], "-") | {"method": "degraded input"}
+    rows.append(without | {f"{name}, dB": f"{value:.2f}" for name, value in degraded.items()})
     columns = ["left", *["right"] * (len(rows[0]) - 1)]
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True, colalign=columns)
 
 
-def notes(summary: pd.DataFrame, tasks: Sequence[str], seeds: Sequence[int], config: Config) -> str:
+def notes(summary: pd.DataFrame, configs: Sequence[Config]) -> str:
     """Say what the numbers in the table are."""
+    config, seeds = configs[0], [str(config.seed) for config in configs]
     where = "one CPU thread" if config.device == "cpu" else config.device
     spread = (
-        f"± is a 95% t interval of the mean over the {len(seeds)} seeds"
-        if len(seeds) > 1
-        else "One seed has no interval"
+        f"± is the 95% t interval of the mean over the {len(seeds)} seeds" if seeds[1:] else "One seed has no interval"
     )
     return "\n".join(
         [
-            f"- PSNR on the validation photographs after {config.steps} steps, averaged over the seeds "
-            f"{', '.join(map(str, seeds))}. A seed is that of the network, the patches and the degradations.",
-            f"- {spread}. The difference to equal is paired: with the run of equal weighting that has the same seed.",
+            f"- PSNR of the validation images after {config.steps} steps, the mean over {len(seeds)} seed(s): "
+            f"{', '.join(seeds)}. A seed is that of the network, the patches and the degradations.",
+            f"- {spread}. The difference to equal is paired: to the run of equal weighting that has the same seed.",
             "- Step time is relative to equal weighting: the median over rounds in which all methods take turns, and "
-            f"the quartiles, on {where}. The row of equal weighting has the noise.",
-            f"- Mean rank is over {2 * len(tasks)} metrics, the PSNR and the SSIM of each task (1 is the best), "
-            f"and then over the seeds, among the {len(summary)} compared: {', '.join(sorted(summary.index))}.",
+            f"the quartiles, on {where}. Equal weighting takes two turns: its row is the noise.",
+            f"- Mean rank is over {2 * len(config.tasks)} metrics, the PSNR and the SSIM of each task (1 is the best), "
+            f"and then over the seeds, among these {len(summary)}: {', '.join(sorted(summary.index))}.",
         ]
     )
 
 
 def plot(scores: pd.DataFrame, path: Path) -> None:
     """Draw the paired differences to equal weighting and their intervals, a panel a task and one for the average."""
-    paired = statistics.differences(statistics.psnr(scores)).drop(REFERENCE)
+    paired = statistics.differences(statistics.psnr(scores)).drop(REFERENCE, level="method")
     means, widths = statistics.mean(paired), statistics.half_width(paired)
     means = means.sort_values(AVERAGE)
     widths = widths.loc[means.index].fillna(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,32 +21,30 @@ from . import methods
 
 def compare(
     names: Sequence[str],
-    seeds: Sequence[int],
-    config: Config,
+    configs: Sequence[Config],
     jobs: int,
     folder: Path,
     advance: Callable[[int], Any] = lambda runs: None,
 ) -> list[Run]:
-    """Return the runs of the methods, each with every seed: from ``folder`` those that were finished before.
+    """Return the runs of the methods, each with every configuration: from ``folder`` those that were finished before.
 
-    ``advance`` is told how many runs are there, as they come.
+    The configurations are of different seeds. ``advance`` is told how many runs are there, as they come.
     """
 
     def make(wanted: list[Run]) -> dict[tuple[str, int], Run]:
         made = complete(partial(examine, folder), {path(folder, run): run for run in wanted}, jobs, advance)
         return {(run["method"], run["config"]["seed"]): run for run in made}
 
-    seeded = [replace(config, seed=seed) for seed in seeds]
     averaged, controls = needed(names)
-    runs = make([describe(name, each) for each in seeded for name in averaged])
+    runs = make([describe(name, config) for config in configs for name in averaged])
     runs |= make(
         [
-            describe(name, each, runs[methods.base(name), each.seed]["mean_weights"])
-            for each in seeded
+            describe(name, config, runs[methods.base(name), config.seed]["mean_weights"])
+            for config in configs
             for name in controls
         ]
     )
-    return [runs[name, seed] for name in names for seed in seeds]
+    return [runs[name, config.seed] for name in names for config in configs]
 
 
 def needed(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -74,7 +72,7 @@ def examine(folder: Path, run: Run) -> Run:
     """Train a network, or go on training it, and return how well it restores and what the weights were."""
     torch.set_num_threads(1)  # several runs share the machine
     config = Config(**run["config"])
-    data = _data(config)
+    data = prepared(config)
     weighting = methods.make(run["method"], config.seed, run["weights"])
     checkpoint = training.train(weighting, config, data.patches, path(folder, run).with_suffix(".pt"))
     losses, weights = checkpoint["history"].unbind(1)
@@ -86,6 +84,14 @@ def examine(folder: Path, run: Run) -> Run:
     }
 
 
+def degraded(config: Config) -> Run:
+    """Return the scores of the images that are to be restored, like those of a run."""
+    images = prepared(config).images
+    scores = training.score([image.degraded for image in images], images)
+    return {"method": "degraded input", "config": asdict(config), "scores": scores}
+
+
 @lru_cache(maxsize=1)
-def _data(config: Config) -> Data:
+def prepared(config: Config) -> Data:
+    """Return the data of a configuration, which the runs that follow one another have in common."""
     return Data(config)

@@ -2,12 +2,13 @@
 # make test   lint, type check, doctests and tests
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
-# Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy or to pytest.
+# make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
+# Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare or to pytest.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint zoo toy
+.PHONY: demo test lint zoo toy compare
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
@@ -20,6 +21,9 @@ zoo: .venv/.zoo
 
 toy: .venv/.demo
 	$(BIN)/python -m benchmarks.toy $(ARGS)
+
+compare: .venv/.demo
+	$(BIN)/python -m benchmarks.compare $(if $(QUICK),--quick) $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

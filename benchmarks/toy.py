@@ -22,14 +22,11 @@ import math
 import os
 import platform
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +40,8 @@ from torch import Tensor
 from art_optim import TaskReweightedOptimizer
 from art_optim.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
-
-from .aggregators import AGGREGATORS
+from benchmarks.aggregators import AGGREGATORS
+from benchmarks.cache import complete
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALES = (0.1, 1.0)
@@ -144,44 +141,18 @@ def examine(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def processes(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield a ``map`` over so many processes, whose results come as they are finished."""
-    if jobs <= 1:
-        yield map
-        return
-    # An interrupt is for the parent, which ends the others.
-    with get_context("spawn").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield pool.imap_unordered
-
-
-def finished(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the run in ``path`` if it is one of this configuration."""
-    run: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return run if config.items() <= run.items() else None
-
-
 def compare(methods: Sequence[str], steps: int, jobs: int, output: Path, console: Console) -> dict[str, list[Any]]:
     """Descend from every start with every method; return the runs by method, in the order of the starts."""
-    folder = output / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
 
     def path(config: dict[str, Any]) -> Path:
-        return folder / f"{config['method']}-{STARTS.index(tuple(config['start'])) + 1}.json"
+        return output / "runs" / f"{config['method']}-{STARTS.index(tuple(config['start'])) + 1}.json"
 
     configs = [configuration(name, start, steps) for name in methods for start in STARTS]
-    runs = {path(config): finished(path(config), config) for config in configs}
-    todo = [config for config in configs if runs[path(config)] is None]
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "runs", TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress, processes(min(jobs, len(todo))) as over:
-        bar = progress.add_task("descending", total=len(configs), completed=len(configs) - len(todo))
-        for run in over(examine, todo):
-            new = path(run).with_suffix(".new")
-            new.write_text(json.dumps(run) + "\n")
-            os.replace(new, path(run))  # never half a run
-            runs[path(run)] = run
-            progress.advance(bar)
-    return {name: [run for run in runs.values() if run["method"] == name] for name in methods}
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("descending", total=len(configs))
+        runs = complete(examine, {path(config): config for config in configs}, jobs, partial(progress.advance, bar))
+    return {name: [run for run in runs if run["method"] == name] for name in methods}
 
 
 def table(runs: dict[str, list[Any]]) -> str:

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,122 +22,29 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
-from torch import Tensor, nn
+from torch import Tensor
 
-from art_optim import TaskReweightedOptimizer, per_task_mean
 from art_optim.weighting import available, create
-from benchmarks.restoration import photographs, report
-from benchmarks.restoration.data import TrainingPatches, ValidationImage, validation_images
-from benchmarks.restoration.degradations import SETTINGS, to_uint8
-from benchmarks.restoration.metrics import psnr, ssim
-from benchmarks.restoration.network import GlobalSRResNet
+from benchmarks.restoration import report, training
+from benchmarks.restoration.data import ValidationImage
+from benchmarks.restoration.degradations import SETTINGS
+from benchmarks.restoration.metrics import psnr
+from benchmarks.restoration.training import Config, Data
 
-BATCH, PATCH, LEARNING_RATE = 12, 48, 1e-3
-SAVE_EVERY = 50
 INPUT = "degraded input"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a run depends on, beside its weighting."""
-
-    setting: str
-    steps: int
-    seed: int
-    device: str
-    photographs: str | None
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of the tasks."""
-        return SETTINGS[self.setting]
-
-
-def train(
-    weighting: str, config: Config, patches: TrainingPatches, path: Path, watch: Callable[[list[Tensor]], None]
-) -> dict[str, Any]:
-    """Train a network, or go on training it, and return its last checkpoint, which is also in ``path``."""
-    torch.manual_seed(config.seed)
-    network = GlobalSRResNet().to(config.device)
-    optimizer = TaskReweightedOptimizer(
-        torch.optim.Adam(network.parameters(), lr=LEARNING_RATE),
-        tasks=config.tasks,
-        weighting=create(weighting, normalize="mean"),
-    )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    history: list[Tensor] = []
-    seconds = 0.0
-    checkpoint = load(path, config)
-    if checkpoint is not None:
-        network.load_state_dict(checkpoint["network"])
-        scheduler.load_state_dict(checkpoint["scheduler"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        history = list(checkpoint["history"])
-        seconds = checkpoint["seconds"]
-
-    began = time.perf_counter()
-    while len(history) < config.steps:
-        batch = patches.batch(len(history), BATCH, PATCH).to(config.device)
-        per_sample = (network(batch.degraded) - batch.clean).abs().flatten(1).mean(1)
-        losses = per_task_mean(per_sample, batch.task_ids, len(config.tasks))
-        optimizer.zero_grad()
-        optimizer.step(losses)
-        scheduler.step()
-
-        values = losses.values.detach().where(losses.present, torch.nan)
-        history.append(torch.stack([values, torch.stack(list(optimizer.weights.values()))]))
-        watch(history)
-        if len(history) % SAVE_EVERY == 0 or len(history) == config.steps:
-            checkpoint = {
-                "config": asdict(config),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "history": torch.stack(history),
-                "seconds": seconds + time.perf_counter() - began,
-            }
-            torch.save(checkpoint, path.with_suffix(".new"))
-            os.replace(path.with_suffix(".new"), path)  # never half a checkpoint
-    assert checkpoint is not None
-    return checkpoint
-
-
-def load(path: Path, config: Config) -> dict[str, Any] | None:
-    """Return the checkpoint in ``path`` if it is one of this configuration."""
-    if not path.exists():
-        return None
-    checkpoint: dict[str, Any] = torch.load(path, map_location=config.device, weights_only=True)
-    return checkpoint if checkpoint["config"] == asdict(config) else None
-
-
-@torch.inference_mode()
-def restore(network: nn.Module, images: list[ValidationImage], device: str) -> list[Tensor]:
-    """Restore whole photographs: uint8 [3, H, W] each."""
-    return [to_uint8(network(image.degraded[None].to(device) / 255)[0].cpu()) for image in images]
-
-
-def score(restored: list[Tensor], images: list[ValidationImage]) -> dict[str, dict[str, float]]:
-    """Average PSNR and SSIM over the images of each task."""
-    scores: dict[str, dict[str, float]] = {}
-    for task in dict.fromkeys(image.task for image in images):
-        pairs = [(r, i.photograph.image) for r, i in zip(restored, images, strict=True) if i.task == task]
-        scores[task] = {metric.__name__: sum(metric(*pair) for pair in pairs) / len(pairs) for metric in (psnr, ssim)}
-    return scores
 
 
 def status(tasks: tuple[str, ...], history: list[Tensor]) -> str:
     """The losses and weights of the last steps, for the progress bar."""
-    losses, weights = torch.stack(history[-SAVE_EVERY:]).nanmean(0).tolist()
+    losses, weights = torch.stack(history[-training.SAVE_EVERY :]).nanmean(0).tolist()
     return "  ".join(f"{t} {loss:.3f} x{weight:.2f}" for t, loss, weight in zip(tasks, losses, weights, strict=True))
 
 
 def compare(config: Config, weightings: list[str], output: Path, console: Console) -> dict[str, Any]:
     """Train a network with each weighting, and write ``results.json``, ``table.md`` and two pictures to ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    source = photographs.from_folder(config.photographs) if config.photographs else photographs.packaged()
-    training, validation = photographs.split(source)
-    images = validation_images(validation, config.tasks, seed=config.seed)
-    patches = TrainingPatches(training, config.tasks, seed=config.seed)
+    data = Data(config)
+    images = data.images
 
     outputs = {INPUT: [image.degraded for image in images]}
     histories, runs = {}, {}
@@ -160,21 +64,20 @@ def compare(config: Config, weightings: list[str], output: Path, console: Consol
                     progress.update(bar, completed=len(history), status=status(config.tasks, history))
 
             progress.start_task(bar)
-            checkpoint = train(name, config, patches, output / f"{name}.pt", watch)
+            weighting = create(name, normalize="mean")
+            checkpoint = training.train(weighting, config, data.patches, output / f"{name}.pt", watch)
             watch(list(checkpoint["history"]))
-            network = GlobalSRResNet().to(config.device)
-            network.load_state_dict(checkpoint["network"])
-            outputs[name] = restore(network, images, config.device)
+            outputs[name] = training.restore(checkpoint, images, config.device)
             histories[name] = checkpoint["history"].cpu()
             weights = dict(zip(config.tasks, histories[name][:, 1].mean(0).tolist(), strict=True))
             runs[name] = {"mean_weights": weights, "training_seconds": checkpoint["seconds"]}
 
     results = {
-        "config": {**asdict(config), "batch": BATCH, "patch": PATCH, "learning_rate": LEARNING_RATE},
+        "config": asdict(config),
         "tasks": config.tasks,
-        "training": [photograph.name for photograph in training],
-        "validation": [photograph.name for photograph in validation],
-        "scores": {name: score(restored, images) for name, restored in outputs.items()},
+        "training": [photograph.name for photograph in data.training],
+        "validation": [photograph.name for photograph in data.validation],
+        "scores": {name: training.score(restored, images) for name, restored in outputs.items()},
         "runs": runs,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 TASKS = ("rain", "haze", "noise")
@@ -41,3 +42,15 @@ class MultiTask(nn.Module):
 @pytest.fixture
 def model() -> MultiTask:
     return MultiTask()
+
+
+@pytest.fixture
+def small_photographs(tmp_path):
+    """A folder of four smooth images of 40 x 48 pixels."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index in range(4):
+        small = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(index))
+        image = (255 * nn.functional.interpolate(small, (40, 48), mode="bilinear")[0]).byte()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    return folder

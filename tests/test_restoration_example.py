@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
 from art_optim import per_task_mean
+from benchmarks.restoration import training
 from examples import restoration
 
 from .test_optimizer import identical
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch, small_photographs):
     """The command line on four small photographs; its batches and checkpoints are small, too."""
-    monkeypatch.setattr(restoration, "BATCH", 4)
-    monkeypatch.setattr(restoration, "PATCH", 16)
-    monkeypatch.setattr(restoration, "SAVE_EVERY", 3)
+    monkeypatch.setattr(restoration, "Config", partial(training.Config, batch=4, patch=16))
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for index in range(4):
-        generator = torch.Generator().manual_seed(index)
-        small = torch.rand(1, 3, 5, 6, generator=generator)
-        image = (255 * torch.nn.functional.interpolate(small, (40, 48), mode="bilinear")[0]).byte()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
 
     def run(output, *arguments):
-        return restoration.main(["--photographs", str(folder), "--output", str(tmp_path / output), *arguments])
+        return restoration.main(
+            ["--photographs", str(small_photographs), "--output", str(tmp_path / output), *arguments]
+        )
 
     return run
 
@@ -68,7 +64,7 @@ def interrupt_after(steps, monkeypatch):
         done.append(1)
         return per_task_mean(*arguments)
 
-    monkeypatch.setattr(restoration, "per_task_mean", per_task_mean_or_interrupt)
+    monkeypatch.setattr(training, "per_task_mean", per_task_mean_or_interrupt)
     return done
 
 

@@ -1,0 +1,1 @@
+"""Methods x seeds on the restoration of photographs, with equal budgets."""

@@ -59,11 +59,10 @@ def processes(jobs: int) -> Iterator[Over]:
             # An interrupt is for the parent, which ends the others.
             return stack.enter_context(get_context("spawn").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)))
 
-        yield (
-            lambda function, items: (
-                pool().imap_unordered(function, items) if jobs > 1 and items else map(function, items)
-            )
-        )
+        def over(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+            return pool().imap_unordered(function, items) if jobs > 1 and items else map(function, items)
+
+        yield over
 
 
 def _at(make: Callable[[Run], Run], item: tuple[Path, Run]) -> tuple[Path, Run]:

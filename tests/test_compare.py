@@ -67,7 +67,7 @@ def test_interval_by_hand():
 
 
 def test_one_seed_has_no_interval():
-    assert statistics.half_width(statistics.psnr(frame({"equal": [20.0]}))).isna().all(None)
+    assert statistics.half_width(statistics.psnr(frame({"equal": [20.0]}))).isna().all(axis=None)
 
 
 def test_intervals_of_differing_numbers_of_seeds():
@@ -78,8 +78,8 @@ def test_intervals_of_differing_numbers_of_seeds():
 def test_differences_are_paired_by_seed():
     scores = frame({"art": [21.0, 25.0, 30.0], "equal": [20.0, 24.0, 29.0]}).sample(frac=1, random_state=0)
     differences = statistics.differences(statistics.psnr(scores))
-    assert (differences.loc["art"] == 1).all(None)
-    assert (differences.loc["equal"] == 0).all(None)
+    assert (differences.loc["art"] == 1).all(axis=None)
+    assert (differences.loc["equal"] == 0).all(axis=None)
 
 
 def test_mean_rank_by_hand():
@@ -205,7 +205,7 @@ def test_step_times_with_the_network(config, monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0)
     times = timing.step_times({name: methods.make(name, 0) for name in ("equal", "famo")}, config(0), Data(config(0)))
     assert [*times.index] == ["equal", "famo"]
-    assert (times > 0).all(None)
+    assert (times > 0).all(axis=None)
     assert (times[0.25] <= times[0.75]).all()
 
 

@@ -199,7 +199,7 @@ class TaskReweightedOptimizer(Optimizer):
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; nothing has changed then.
         """
         losses = self.task_state.gather(losses)
-        return _total(losses.values, self.task_state.weigh(losses, self.accumulation_steps))
+        return _total(*self.task_state.weigh(losses, self.accumulation_steps))
 
     def backward(
         self,
@@ -232,10 +232,10 @@ class TaskReweightedOptimizer(Optimizer):
         losses = self.task_state.gather(losses)
         if not losses.trainable:
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
-        weights = self.task_state.weigh(losses, self.accumulation_steps)
+        values, weights = self.task_state.weigh(losses, self.accumulation_steps)
         gradient = weights if scaler is None else scaler.scale(weights)
-        torch.autograd.backward(losses.values, gradient.to(losses.values.dtype), retain_graph, create_graph)
-        return _total(losses.values.detach(), weights)
+        torch.autograd.backward(values, gradient.to(values.dtype), retain_graph, create_graph)
+        return _total(values.detach(), weights)
 
     def step(  # type: ignore[override]
         self,

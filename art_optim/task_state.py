@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
@@ -65,17 +66,17 @@ class TaskState:
             )
         return losses
 
-    def weigh(self, losses: TaskLosses, accumulation_steps: int = 1) -> Tensor:
-        """Return the weights [K] float32, divided by ``accumulation_steps``.
+    def weigh(self, losses: TaskLosses, accumulation_steps: int = 1) -> tuple[Tensor, Tensor]:
+        """Return what to differentiate [K], and the weights [K] float32 divided by ``accumulation_steps``.
 
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
         earlier = next(self._earlier, None) if losses.trainable else None
         if earlier is not None:
-            return earlier
-        values, device = losses.values.detach().float(), losses.values.device
+            return self.weighting.repeat(losses.values, losses.present, self.tensors), earlier
+        device = losses.values.device
         if not self.tasks:
-            tensors = self.weighting.init(len(values), device)
+            tensors = self.weighting.init(len(losses.values), device)
         elif not losses.trainable:
             tensors = {name: tensor.to(device, copy=True) for name, tensor in self.tensors.items()}
         elif device == self.device:
@@ -83,14 +84,14 @@ class TaskState:
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         with _autocast_off(device.type):
-            weights = self.weighting(values, losses.present, tensors)
+            values, weights = self.weighting.objective(losses.values, losses.present, tensors)
         if losses.trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             if self._repeated is not None:
                 self._repeated.append(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.weights, self.device = tensors, weights, device
-        return weights
+        return values, weights
 
     @contextmanager
     def repeating(self, weights: list[Tensor]) -> Iterator[None]:
@@ -169,10 +170,11 @@ class TaskState:
 
 def _describe(weighting: Weighting) -> str:
     # Without the defaults, so that a hyperparameter which a later version adds does not lock out a checkpoint.
-    values = {field.name: getattr(weighting, field.name) for field in fields(weighting)}
-    defaults = {field.name: field.default for field in fields(weighting)}
-    changed = [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
-    return f"{type(weighting).__name__}({', '.join(changed)})"
+    compared = {field.name: field.default for field in fields(weighting) if field.compare}
+    values = {name: getattr(weighting, name) for name in compared}
+    changed = [f"{name}={value!r}" for name, value in values.items() if value != compared[name]]
+    # Of a function, repr has the address.
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(weighting).__name__}({', '.join(changed)})")
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from PIL import Image
+from torchjd.aggregation import UPGrad
 
 from art_optim import Art, EqualWeighting, FixedWeighting, weighting
 from art_optim.weighting import base
+from benchmarks.aggregators import AGGREGATORS
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import methods, report, runs, statistics, timing
 from benchmarks.restoration import training
@@ -109,18 +111,24 @@ def test_the_table_by_hand():
     ]
 
 
-def test_every_weighting_is_compared_without_an_edit(monkeypatch):
-    assert {*methods.default()} == {*weighting.available()} - {"fixed"} | {"mean-of:art"}
+def test_every_method_is_compared_without_an_edit(monkeypatch):
+    assert {*methods.default()} == ({*weighting.available()} - {"fixed"}) | {*AGGREGATORS} | {"mean-of:art"}
     monkeypatch.setattr(base, "_REGISTRY", {**base._REGISTRY, "new": Art})
-    monkeypatch.setitem(methods.UNREGISTERED, "upgrad", Art)
-    assert {"new", "upgrad"} <= {*methods.default()}
-    assert methods.make("upgrad", seed=0) == Art()
+    monkeypatch.setitem(AGGREGATORS, "newer", UPGrad)
+    assert {"new", "newer"} <= {*methods.default()}
+    assert isinstance(methods.make("newer", seed=0).aggregator, UPGrad)
 
 
 def test_weights_are_on_one_scale_and_drawn_from_the_seed():
     made = {name: methods.make(name, seed=7) for name in methods.names()}
     assert {weighting.normalize for weighting in made.values()} == {"mean"}
-    assert made["rlw"].seed == made["relobralo"].seed == 7
+    assert made["rlw"].seed == made["relobralo"].seed == made["pcgrad"].seed == 7
+
+
+def test_methods_on_gradients_take_part(compare):
+    runs = compare(["equal", "gradnorm", "upgrad", "mean-of:upgrad"], seeds=[0])
+    assert len({tuple(run["mean_weights"]) for run in runs[:3]}) == 3
+    assert runs[3]["weights"] == runs[2]["mean_weights"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(compare, tmp_path, monkeypatch):

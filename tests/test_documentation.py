@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from art_optim.weighting import available, base, create
+from benchmarks import methods
 
 from .weighting.test_properties import NUM_TASKS, STEPS, history, run
 
@@ -47,6 +48,27 @@ def test_the_recipes_run_and_name_every_example():
     execute("examples/README.md")
     named = set(re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE))
     assert named == {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__", "problem"}
+
+
+def test_the_table_of_methods_is_that_of_the_registry():
+    """Else: python -m benchmarks.methods --write."""
+    assert f"{methods.BEGIN}{methods.table()}\n{methods.END}" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_table_of_methods_says():
+    rows = {name: methods.describe(name, create(name)) for name in available() if name != "fixed"}
+    papers = {name: rows[name]["paper"] for name in ("equal", "relobralo", "stch")}
+    assert papers == {"equal": "", "relobralo": "Bischof and Kraus, 2021", "stch": "Lin et al., ICML 2024"}
+    assert [rows[name]["learned"] for name in ("famo", "gradnorm", "art", "rlw")] == ["yes", "yes", "no", "no"]
+    assert [rows[name]["weights sum to"] for name in ("art", "dwa", "si")] == ["1", "K", "free"]
+
+
+def test_the_table_of_methods_is_written_between_its_comments(tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{methods.BEGIN}old\n{methods.END}\nafter\n")
+    monkeypatch.setattr(methods, "README", page)
+    methods.main(["--write"])
+    assert page.read_text() == f"before\n{methods.BEGIN}{methods.table()}\n{methods.END}\nafter\n"
 
 
 def test_the_worked_example_is_a_weighting_like_any_other():

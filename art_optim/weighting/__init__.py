@@ -8,6 +8,7 @@ from .equal import EqualWeighting
 from .famo import FAMO
 from .fixed import FixedWeighting
 from .gls import GeometricLoss
+from .gradnorm import GradNorm
 from .igb import ImprovableGap
 from .imtl_l import ImpartialLoss
 from .relobralo import ReLoBRaLo
@@ -29,6 +30,7 @@ __all__ = [
     "EqualWeighting",
     "FixedWeighting",
     "GeometricLoss",
+    "GradNorm",
     "ImpartialLoss",
     "ImprovableGap",
     "RandomWeighting",

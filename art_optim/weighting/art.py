@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class Art(Weighting):
         >>> art(torch.tensor([0.4, 0.1]), present, state)  # the second task improves, the first does not
         tensor([0.5540, 0.4460])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     temperature: float = 3.0
     decay: float = 0.99

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -39,7 +39,14 @@ class Weighting(ABC):
 
     Raises:
         ValueError: ``normalize`` is none of the above.
+
+    Attributes:
+        needs: What a method needs to have a meaning, for the table of methods.
+        cost: What a step costs beside the weighing itself.
     """
+
+    needs: ClassVar[str] = "losses"
+    cost: ClassVar[str] = "none"
 
     normalize: Normalization = field(default="published", kw_only=True)
 
@@ -70,7 +77,30 @@ class Weighting(ABC):
     @torch.no_grad()
     def __call__(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         """Return the weights [K] float32, absent tasks at 0 and scaled by ``normalize``; advance ``state`` in place."""
-        weights = torch.where(present, self.weigh(losses, present, state), 0.0)
+        return self.scale(self.weigh(losses, present, state), present)
+
+    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what to differentiate, and with which weights; advance ``state`` in place.
+
+        These are the losses and what calling the weighting gives. A method that looks at gradients overrides it.
+
+        Args:
+            values: [K] floating point, the losses with their graph, or without one in validation.
+            present: [K] bool, which tasks have a loss in this step.
+            state: What :meth:`init` returned, as the steps so far have left it.
+
+        Returns:
+            [K] values and [K] float32 weights: the gradient of the step is that of the values, times the weights.
+        """
+        return values, self(values.detach().float(), present, state)
+
+    def repeat(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return what to differentiate with the weights of an earlier evaluation of the same step: the losses."""
+        return values
+
+    def scale(self, weights: Tensor, present: Tensor) -> Tensor:
+        """Return the weights as ``normalize`` says, absent tasks at 0: [K], [K] bool -> [K]."""
+        weights = torch.where(present, weights, 0.0)
         if self.normalize == "published":
             return weights
         weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ class CoVWeighting(Weighting):
         >>> weighting(torch.tensor([0.3, 0.1]), present, state)  # ratios (1, 0.75) and (1, 0.5): c is 1/7 and 1/3
         tensor([0.3000, 0.7000])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)

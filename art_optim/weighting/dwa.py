@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class DynamicWeightAverage(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # the second task had halved its loss
         tensor([1.1244, 0.8756])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     temperature: float = 2.0
     period: int = 1

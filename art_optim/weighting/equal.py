@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class EqualWeighting(Weighting):
         >>> EqualWeighting(normalize="mean")(losses, present, {})
         tensor([0.5000, 0.5000, 0.0000])
     """
+
+    needs: ClassVar[str] = "nothing"
 
     def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         return torch.ones_like(losses)

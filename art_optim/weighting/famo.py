@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +76,8 @@ class FAMO(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # inverse losses alone would give 0.2, 0.8
         tensor([0.2081, 0.7919])
     """
+
+    needs: ClassVar[str] = "losses above `min_losses`"
 
     lr: float = 0.025
     weight_decay: float = 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class FixedWeighting(Weighting):
         >>> weighting(torch.tensor([0.5, 0.1]), torch.tensor([True, True]), weighting.init(2))
         tensor([1., 3.])
     """
+
+    needs: ClassVar[str] = "one weight a task"
 
     weights: Sequence[float]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class GeometricLoss(Weighting):
         >>> GeometricLoss()(torch.tensor([0.4, 0.1]), torch.tensor([True, True]), {})
         tensor([0.2500, 1.0000])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         usable = positive(losses, present)

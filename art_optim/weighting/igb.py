@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class ImprovableGap(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # lambda is 1.2449, 0.7551
         tensor([3.1123, 7.5508])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     warmup: int = 1
     period: int = 1

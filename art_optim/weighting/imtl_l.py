@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class ImpartialLoss(Weighting):
         >>> weighting(losses, present, state)
         tensor([0.9753, 1.0253])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     lr: float = 0.025
 

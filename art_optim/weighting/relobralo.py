@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class ReLoBRaLo(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # a twentieth of the way to 1.2449, 0.7551
         tensor([1.0122, 0.9878])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     alpha: float = 0.95
     beta: float = 0.99

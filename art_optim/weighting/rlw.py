@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class RandomWeighting(Weighting):
         >>> weighting(losses, present, state)
         tensor([0.7041, 0.2959])
     """
+
+    needs: ClassVar[str] = "nothing"
 
     distribution: Distribution = "normal"
     seed: int = 0

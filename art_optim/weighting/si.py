@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,6 +39,8 @@ class ScaleInvariant(Weighting):
         >>> ScaleInvariant()(torch.tensor([0.5, 0.1]), torch.tensor([True, True]), {})
         tensor([ 2., 10.])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         weights = 1 / losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class SoftAdapt(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # the second task improves, the first does not
         tensor([1.2449, 0.7551])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     beta: float = 1.0
 

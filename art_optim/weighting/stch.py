@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class SmoothTchebycheff(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), present, state)  # the first task is now the worse one
         tensor([3.3333, 6.6667])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     mu: float = 1.0
     warmup: int = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ class UncertaintyWeighting(Weighting):
         >>> weighting(losses, present, state)  # the first task is noisier than assumed
         tensor([0.4877, 0.5127])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     form: Form = "regression"
     initial_log_variance: float = 0.0

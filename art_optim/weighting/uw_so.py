@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -46,6 +47,8 @@ class AnalyticalUncertainty(Weighting):
         >>> weighting(torch.tensor([0.4, 0.1]), torch.tensor([True, True]), {})
         tensor([0.3208, 0.6792])
     """
+
+    needs: ClassVar[str] = "positive losses"
 
     temperature: float = 1.0
 

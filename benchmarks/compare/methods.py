@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from art_optim import FixedWeighting
+from art_optim.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
+from benchmarks.aggregators import AGGREGATORS
 
 REFERENCE = "equal"
 CONTROL = "mean-of:"  # the weights of another run, averaged over its steps and then held fixed
 
-# Methods without a registered name, one line each; with normalize="mean", so that learning rates are not compared.
-UNREGISTERED: dict[str, Callable[[], Weighting]] = {}
-
 
 def names() -> list[str]:
     """The methods that stand on their own: all but the controls."""
-    return [*(name for name in available() if name != "fixed"), *UNREGISTERED]  # fixed needs weights
+    return [*(name for name in available() if name != "fixed"), *AGGREGATORS]  # fixed needs weights
 
 
 def default() -> list[str]:
@@ -47,5 +46,7 @@ def make(name: str, seed: int, weights: Sequence[float] | None = None) -> Weight
     """Make a method, which draws from the seed if it draws at all; a control is given its weights."""
     if weights is not None:
         return FixedWeighting(weights, normalize="mean")
-    weighting = UNREGISTERED[name]() if name in UNREGISTERED else create(name, normalize="mean")
+    if name in AGGREGATORS:
+        return JacobianAggregation(AGGREGATORS[name](), seed=seed, normalize="mean")
+    weighting = create(name, normalize="mean")
     return replace(weighting, seed=seed) if hasattr(weighting, "seed") else weighting

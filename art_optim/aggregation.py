@@ -1,0 +1,270 @@
+"""Methods that aggregate the gradients of the tasks, by TorchJD, behind the protocol of a weighting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .weighting import Weighting
+from .weighting.base import check_whole, mean_elsewhere
+from .weighting.graph import leaves
+
+try:
+    from torchjd import Stateful
+    from torchjd.aggregation import Aggregator, WeightedAggregator
+    from torchjd.autojac import jac
+except ImportError as error:
+    raise ImportError(
+        "art_optim.aggregation needs torchjd, which is not installed; run: pip install 'art_optim[torchjd]'"
+    ) from error
+
+
+@dataclass(frozen=True)
+class JacobianAggregation(Weighting):
+    r"""Any aggregator of `TorchJD <https://torchjd.org>`_: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, IMTL-G, ConFIG, ...
+
+    .. math:: g = \mathcal{A}(J), \qquad J = \Big[ \frac{\partial L_t}{\partial \theta} \Big]_{t \text{ present}}
+
+    where
+
+    - :math:`\theta` are all n parameters that the losses depend on, those of the tasks' heads included;
+    - :math:`J` [tasks present, n] leaves out absent tasks: the others are aggregated as if these did not exist;
+    - most aggregators are weighted sums, :math:`\mathcal{A}(J) = w^\top J`: these :math:`w` are the weights, scaled by
+      ``normalize`` as those of any weighting. Some are not (``GradDrop``, ``ConFIG``, ``TrimmedMean``): there
+      :math:`g` is what reaches the parameters, and the weights are 1.
+
+    It is for ``TaskReweightedOptimizer(inner, tasks=..., weighting=JacobianAggregation(UPGrad()))``, which then clips,
+    accumulates and scales gradients as ever.
+
+    It costs one backward pass a task, the memory of K gradients and one more copy while these are put together, and the
+    host waits for the device: to know which tasks are there, and in most aggregators.
+
+    A row of :math:`J` that is not finite is left out of the aggregation, and weighed as the mean of the others (as 1
+    where there are none, or where the aggregator remembers tasks), so that the gradient shows it; a loss that is NaN
+    usually makes all rows so. Losses without a graph, as in validation, all have weight 1 before ``normalize``.
+
+    Args:
+        aggregator: A ``torchjd.aggregation.Aggregator``. What it remembers from step to step becomes part of the task
+            state; the object itself may be shared.
+        parallel_chunk_size: How many tasks are differentiated at once by ``torch.vmap``; fewer take less memory. None
+            is all; 1 is one after the other without ``vmap``, which does not work on every model (recurrent networks on
+            CUDA, compiled functions, custom backward passes).
+        seed: Of aggregators that draw random numbers (``PCGrad``, ``GradVac``, ``GradDrop``, ``Random``). Every step
+            has a stream of its own, and the global generator is left alone: a run resumes exactly.
+        normalize: See :class:`~art_optim.weighting.Weighting`.
+
+    State:
+        ``steps``, int64, and for an aggregator that is a ``torchjd.Stateful`` what it remembers.
+
+    Raises:
+        TypeError: ``aggregator`` is no aggregator.
+        ValueError: A hyperparameter is outside its range; ``normalize`` is not ``"published"`` and the aggregator has
+            no weights; what it remembers depends on the number of parameters (``ExcessMTL``). Or, in a step, a task is
+            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``).
+
+    Note:
+        - Gradients are aggregated as they come: of a ``GradScaler`` they do not feel the scale, and with
+          ``accumulation_steps`` each batch is aggregated by itself.
+        - The graph is kept while it is differentiated task by task; ``retain_graph`` has no effect. The aggregation
+          is not differentiated: there are no second derivatives through it.
+        - Weights of some aggregators can be negative; then ``normalize`` divides by what may be a small sum.
+        - Where a closure is evaluated several times a step, the weights of the first evaluation are repeated; an
+          aggregator without weights aggregates every time.
+
+    Example:
+        >>> import torch
+        >>> from torchjd.aggregation import UPGrad
+        >>> from art_optim import TaskReweightedOptimizer
+        >>> from art_optim.aggregation import JacobianAggregation
+        >>> x = torch.nn.Parameter(torch.zeros(3))
+        >>> inner = torch.optim.SGD([x], lr=1.0)
+        >>> optimizer = TaskReweightedOptimizer(inner, ["a", "b"], weighting=JacobianAggregation(UPGrad()))
+        >>> optimizer.step({"a": x @ torch.tensor([-4.0, 1.0, 1.0]), "b": x @ torch.tensor([6.0, 1.0, 1.0])})
+        tensor(0.)
+        >>> x.detach()  # a descent for both, though their gradients conflict
+        tensor([-0.2929, -1.9004, -1.9004])
+        >>> optimizer.weights
+        {'a': tensor(1.1109), 'b': tensor(0.7894)}
+    """
+
+    needs: ClassVar[str] = "gradients, torchjd"
+    cost: ClassVar[str] = "K backward passes, K gradients"
+
+    aggregator: Any
+    parallel_chunk_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.aggregator, Aggregator):
+            raise TypeError(
+                f"aggregator is {self.aggregator!r}; give one of torchjd.aggregation, constructed, e.g. UPGrad()"
+            )
+        if self.parallel_chunk_size is not None:
+            check_whole(self, "parallel_chunk_size", 1)
+        check_whole(self, "seed", 0)
+        if self.normalize != "published" and not self._has_weights:
+            raise ValueError(
+                f"normalize is {self.normalize!r}, but {type(self.aggregator).__name__} has no weights to scale; "
+                "choose published"
+            )
+
+    @property
+    def _has_weights(self) -> bool:
+        return isinstance(self.aggregator, WeightedAggregator)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        first, wider = (_first_memory(self.aggregator, torch.ones(num_tasks, num_tasks + n).tril()) for n in (0, 1))
+        if any(first[name].shape != wider[name].shape for name in first):
+            raise ValueError(
+                f"{type(self.aggregator).__name__} remembers a number for every parameter, which is no task state; "
+                "choose another aggregator"
+            )
+        state = {"steps": torch.zeros((), dtype=torch.int64), **first}
+        return {name: torch.zeros_like(tensor, device=device) for name, tensor in state.items()}
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return torch.ones_like(losses)
+
+    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if not (values.requires_grad and torch.is_grad_enabled()):
+            return super().objective(values, present, state)
+        if _parts_that_remember(self.aggregator) and not present.all():
+            raise ValueError(
+                f"a task is absent, but {type(self.aggregator).__name__} remembers tasks by their rows; "
+                "give the losses of all tasks, or choose an aggregator without memory, e.g. UPGrad()"
+            )
+        parameters = leaves(values)
+        gradients = jac(values[present], parameters, retain_graph=True, parallel_chunk_size=self.parallel_chunk_size)
+        jacobian = torch.cat([rows.flatten(1).to(values.device) for rows in gradients], 1)
+        del gradients
+        with torch.no_grad():
+            jacobian, weights = self._aggregate(jacobian, state)
+            weights = torch.zeros_like(values, dtype=torch.float32).masked_scatter(present, weights.float())
+        rows = _Rows.apply(values.detach(), present, jacobian, *parameters)  # type: ignore[no-untyped-call]
+        return rows, self.scale(weights, present)
+
+    def repeat(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        if self._has_weights:
+            return values
+        return self.objective(values, present, {"steps": state["steps"] - 1})[0]  # with the draws of that evaluation
+
+    def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
+        finite = jacobian.isfinite().all(1)
+        usable = jacobian if finite.all() else jacobian[finite]
+        weights = jacobian.new_ones(len(jacobian))
+        remembers = bool(_parts_that_remember(self.aggregator))
+        if not len(usable) or (remembers and len(usable) < len(jacobian)):
+            return jacobian, weights
+        usable = usable.float() if self._has_weights or usable.dtype.itemsize < 4 else usable
+        if remembers:
+            _recall(self.aggregator, usable, state)
+        # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
+        with _seeded(self.seed * 1_000_003 + int(state["steps"]), jacobian.device):
+            if isinstance(self.aggregator, WeightedAggregator):
+                weights[finite] = self.aggregator.weighting(usable).to(weights.dtype)
+                weights = mean_elsewhere(weights, finite)
+            else:
+                jacobian = jacobian.clone()
+                jacobian[finite] = (self.aggregator(usable) / len(usable)).to(jacobian.dtype)
+        state["steps"] += 1
+        for name, tensor in _memory(self.aggregator).items():
+            if name in state:
+                state[name].copy_(tensor)
+        return jacobian, weights
+
+
+class _Rows(torch.autograd.Function):
+    """The losses, whose gradients are the rows of a matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, present: Tensor, rows: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(present, rows)
+        ctx.parameters = [(parameter.shape, parameter.dtype, parameter.device) for parameter in parameters]
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        present, rows = ctx.saved_tensors
+        with torch.autocast(rows.device.type, enabled=False):
+            total = weights[present].to(rows.dtype) @ rows
+        parts = total.split([shape.numel() for shape, _, _ in ctx.parameters])
+        gradients = (
+            part.view(shape).to(device, dtype)
+            for part, (shape, dtype, device) in zip(parts, ctx.parameters, strict=True)
+        )
+        return None, None, None, *gradients
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def _parts_that_remember(aggregator: Aggregator) -> list[Stateful]:
+    return [module for module in aggregator.modules() if isinstance(module, Stateful)]
+
+
+# TorchJD has no state dict for what its aggregators remember: some of it is in buffers, some in attributes.
+def _memory(aggregator: Aggregator) -> dict[str, Tensor]:
+    """Return copies of all numbers, arrays and tensors in an aggregator, as tensors by their paths."""
+    return {
+        f"{path}.{name}": torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+        if not isinstance(value, Tensor)
+        else value.detach().clone()
+        for path, module in aggregator.named_modules()
+        for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))
+        if isinstance(value, (Tensor, int, float)) or type(value).__module__ == "numpy"
+    }
+
+
+def _first_memory(aggregator: Aggregator, jacobian: Tensor) -> dict[str, Tensor]:
+    """Return what an aggregator remembers of its first Jacobian."""
+    aggregator = copy.deepcopy(aggregator)
+    _forget(aggregator)
+    before = _memory(aggregator)
+    if _parts_that_remember(aggregator):
+        with _seeded(0, jacobian.device):
+            aggregator(jacobian)
+    return {name: tensor for name, tensor in _memory(aggregator).items() if not _same(before.get(name), tensor)}
+
+
+def _forget(aggregator: Aggregator) -> None:
+    for part in _parts_that_remember(aggregator):
+        part.reset()
+
+
+def _recall(aggregator: Aggregator, jacobian: Tensor, state: dict[str, Tensor]) -> None:
+    """Bring an aggregator to where it was when it left the state, unless it is there."""
+    remembered = {name: tensor.cpu() for name, tensor in state.items() if name != "steps"}
+    now = _memory(aggregator)
+    if state["steps"] == 0:
+        _forget(aggregator)
+    elif not all(_same(now.get(name), tensor) for name, tensor in remembered.items()):
+        _forget(aggregator)
+        aggregator(torch.eye(len(jacobian)).to(jacobian))
+        modules = dict(aggregator.named_modules())
+        for name, tensor in remembered.items():
+            path, _, attribute = name.rpartition(".")
+            value = getattr(modules[path], attribute)
+            if isinstance(value, Tensor):
+                setattr(modules[path], attribute, tensor.to(value.device, copy=True))
+            else:
+                setattr(modules[path], attribute, tensor.numpy() if tensor.ndim else type(value)(tensor.item()))
+
+
+def _same(left: Tensor | None, right: Tensor) -> bool:
+    return left is not None and left.dtype == right.dtype and torch.equal(left.cpu(), right.cpu())

@@ -1,0 +1,142 @@
+"""GradNorm: learned weights under which all tasks train at similar rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Weighting, check_real, positive, register
+from .graph import leaves
+from .learning import adam_step, init_learned
+
+
+@register("gradnorm")
+@dataclass(frozen=True)
+class GradNorm(Weighting):
+    r"""GradNorm of Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask
+    Networks" (ICML 2018): learn weights under which the gradients of all tasks have norms that fit their progress.
+
+    .. math::
+
+        \min_w \sum_t \Big| G_t - \operatorname{sg} \Big( r_t^\alpha \tfrac1K \sum_i G_i \Big) \Big|, \qquad
+        G_t = w_t \lVert \nabla_\theta L_t \rVert_2, \qquad
+        r_t = \frac{L_t / L_t^0}{\tfrac1K \sum_i L_i / L_i^0}
+
+    where
+
+    - :math:`\theta` are the parameters that the tasks share, or the last layer of these;
+    - :math:`L_t^0` is the first loss of task :math:`t`, so that :math:`r_t > 1` where it learns slower than the others;
+    - sg stops the gradient: :math:`w_t` takes a step of Adam along
+      :math:`\lVert \nabla_\theta L_t \rVert \operatorname{sign} (G_t - r_t^\alpha \tfrac1K \sum_i G_i)`. Then the
+      weights are scaled back to their sum. Weights are those before the step; they sum to the number of tasks.
+
+    Every step differentiates each loss by :math:`\theta`: K backward passes, as far down as :math:`\theta`, before the
+    one that trains. Norms and weights stay on the device. A task whose loss is not positive keeps its weight and does
+    not count for the others; where a gradient is not finite (below 1e18), the step teaches nothing. Losses without a
+    graph, as in validation, are weighed as before.
+
+    Args:
+        alpha: How much faster a slow task shall train, not negative; 0 makes all norms equal. 1.5 is the paper's for
+            NYUv2, 0.12 its for tasks that are alike.
+        lr: The learning rate of Adam for :math:`w`, not negative. 0.025 is the paper's.
+        shared: :math:`\theta`, tensors that require gradients, e.g. ``trunk[-1].parameters()``. None takes all that the
+            losses depend on, heads included, at the full price of K backward passes. No part of equality, ``repr`` or
+            checkpoints.
+        normalize: See :class:`Weighting`.
+
+    State:
+        ``weight``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``initial``, the first losses, 0 before
+        there is one. All [K] float32.
+
+    Raises:
+        TypeError: ``shared`` holds something else than tensors.
+        ValueError: A hyperparameter is outside its range; ``shared`` is empty, or holds a tensor without gradient.
+
+    Note:
+        - The paper's :math:`\theta` is the last layer that all tasks share, to save time.
+        - Where Adam would make a weight zero or negative, which the paper leaves open, it stays at 0.001. LibMTL learns
+          the logits of a softmax instead.
+        - The graph is kept for the pass that trains; so a model under ``torch.compile`` needs
+          ``torch._functorch.config.donated_buffer = False``, as for any ``retain_graph=True``.
+
+    Example:
+        >>> import torch
+        >>> from art_optim import GradNorm, TaskReweightedOptimizer
+        >>> shared = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> gradnorm = GradNorm(shared=[shared])
+        >>> optimizer = TaskReweightedOptimizer(torch.optim.SGD([shared], lr=0.0), ["steep", "flat"], gradnorm)
+        >>> for _ in range(2):
+        ...     _ = optimizer.step({"steep": 10 * shared[0] ** 2, "flat": shared[1] ** 2})
+        >>> optimizer.weights
+        {'steep': tensor(0.9750), 'flat': tensor(1.0250)}
+    """
+
+    needs: ClassVar[str] = "positive losses, gradients"
+    cost: ClassVar[str] = "K backward passes to `shared`"
+
+    alpha: float = 1.5
+    lr: float = 0.025
+    shared: Iterable[Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real(self, "alpha", 0)
+        check_real(self, "lr", 0)
+        if self.shared is None:
+            return
+        shared = (self.shared,) if isinstance(self.shared, Tensor) else tuple(self.shared)
+        for tensor in shared:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"shared has a {type(tensor).__name__}; give parameters, e.g. trunk[-1].parameters()")
+            if not tensor.requires_grad:
+                raise ValueError(f"shared has a tensor of shape {tuple(tensor.shape)} that requires no gradient")
+        if not shared:
+            raise ValueError("shared is empty; give parameters, e.g. trunk[-1].parameters(), or None for all")
+        object.__setattr__(self, "shared", shared)
+
+    def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        return {
+            **init_learned("weight", 1.0, num_tasks, device),
+            "initial": torch.zeros(num_tasks, dtype=torch.float32, device=device),
+        }
+
+    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+        total = torch.where(present, state["weight"], 0.0).sum()
+        return state["weight"] * present.sum() / total
+
+    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        values, weights = super().objective(values, present, state)
+        if values.requires_grad and torch.is_grad_enabled():
+            self._learn(values.detach().float(), self._gradient_norms(values), present, state)
+        return values, weights
+
+    def _gradient_norms(self, values: Tensor) -> Tensor:
+        shared = tuple(self.shared or leaves(values))
+        norms = []
+        for one in torch.eye(len(values), dtype=values.dtype, device=values.device):
+            gradients = torch.autograd.grad(values, shared, one, retain_graph=True, allow_unused=True)
+            norms.append(torch.nn.utils.get_total_norm([g.float() for g in gradients if g is not None]))
+        return torch.stack(norms).to(values.device)
+
+    @torch.no_grad()
+    def _learn(self, losses: Tensor, norms: Tensor, present: Tensor, state: dict[str, Tensor]) -> None:
+        sound = (norms < 1e18) | ~present  # Adam squares them
+        usable = positive(losses, present) & sound.all()
+        initial = torch.where(usable & (state["initial"] == 0), losses, state["initial"])
+        number = usable.sum().clamp(min=1)
+
+        ratio = torch.where(usable, losses / initial, 0.0).clamp(max=1e18)
+        rate = ratio / (ratio.sum() / number)
+        scaled = torch.where(usable, state["weight"] * norms, 0.0)
+        target = (rate**self.alpha).clamp(max=1e18) * scaled.sum() / number
+
+        before = torch.where(usable, state["weight"], 0.0).sum()
+        adam_step(state, "weight", norms * (scaled - target).sign(), usable, self.lr)
+        moved = state["weight"].clamp(min=1e-3)
+        after = torch.where(usable, moved, 0.0).sum()
+        state["weight"].copy_(torch.where(usable, moved * before / after, state["weight"]))
+        state["initial"].copy_(initial)

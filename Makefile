@@ -19,10 +19,10 @@ test: lint
 zoo: .venv/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
 
-toy: .venv/.demo
+toy: .venv/.benchmarks
 	$(BIN)/python -m benchmarks.toy $(ARGS)
 
-compare: .venv/.demo
+compare: .venv/.benchmarks
 	$(BIN)/python -m benchmarks.compare $(if $(QUICK),--quick) $(ARGS)
 
 lint: .venv/.test

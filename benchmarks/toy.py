@@ -41,7 +41,7 @@ from art_optim import TaskReweightedOptimizer
 from art_optim.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 from benchmarks.aggregators import AGGREGATORS
-from benchmarks.cache import complete
+from benchmarks.cache import complete, processes
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALES = (0.1, 1.0)
@@ -149,9 +149,9 @@ def compare(methods: Sequence[str], steps: int, jobs: int, output: Path, console
 
     configs = [configuration(name, start, steps) for name in methods for start in STARTS]
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "runs", TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, processes(min(jobs, len(configs))) as over:
         bar = progress.add_task("descending", total=len(configs))
-        runs = complete(examine, {path(config): config for config in configs}, jobs, partial(progress.advance, bar))
+        runs = complete(examine, {path(config): config for config in configs}, over, partial(progress.advance, bar))
     return {name: [run for run in runs if run["method"] == name] for name in methods}
 
 

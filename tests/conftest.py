@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 TASKS = ("rain", "haze", "noise")
@@ -47,6 +46,8 @@ def model() -> MultiTask:
 @pytest.fixture
 def small_photographs(tmp_path):
     """A folder of four smooth images of 40 x 48 pixels."""
+    from PIL import Image  # the tests of the package itself run without
+
     folder = tmp_path / "photographs"
     folder.mkdir()
     for index in range(4):

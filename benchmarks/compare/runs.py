@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cache import Run, complete
+from benchmarks.cache import Run, complete, processes
 from benchmarks.restoration import training
 from benchmarks.restoration.training import Config, Data
 
@@ -31,19 +31,18 @@ def compare(
     The configurations are of different seeds. ``advance`` is told how many runs are there, as they come.
     """
 
-    def make(wanted: list[Run]) -> dict[tuple[str, int], Run]:
-        made = complete(partial(examine, folder), {path(folder, run): run for run in wanted}, jobs, advance)
-        return {(run["method"], run["config"]["seed"]): run for run in made}
-
     averaged, controls = needed(names)
-    runs = make([describe(name, config) for config in configs for name in averaged])
-    runs |= make(
-        [
-            describe(name, config, runs[methods.base(name), config.seed]["mean_weights"])
-            for config in configs
-            for name in controls
-        ]
-    )
+    with processes(min(jobs, len(averaged) * len(configs))) as over:
+
+        def make(wanted: list[Run]) -> dict[tuple[str, int], Run]:
+            made = complete(partial(examine, folder), {path(folder, run): run for run in wanted}, over, advance)
+            return {(run["method"], run["config"]["seed"]): run for run in made}
+
+        def mean_weights(control: str, config: Config) -> list[float]:
+            return runs[methods.base(control), config.seed]["mean_weights"]
+
+        runs = make([describe(name, config) for config in configs for name in averaged])
+        runs |= make([describe(name, config, mean_weights(name, config)) for config in configs for name in controls])
     return [runs[name, config.seed] for name in names for config in configs]
 
 

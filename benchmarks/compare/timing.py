@@ -47,4 +47,4 @@ def step_times(weightings: Mapping[str, Weighting], config: Config, data: Data) 
                 torch.accelerator.synchronize()
             rounds[-1][name] = time.perf_counter() - since
     seconds = pd.DataFrame(rounds[1:])  # the first warms up
-    return seconds.div(seconds.pop(reference), axis=0).quantile([0.25, 0.5, 0.75]).T
+    return seconds[list(weightings)].div(seconds[reference], axis=0).quantile([0.25, 0.5, 0.75]).T

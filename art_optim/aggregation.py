@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .weighting import Weighting
-from .weighting.base import check_whole, mean_elsewhere
+from .weighting.base import Average, check_whole, mean_elsewhere
 from .weighting.graph import leaves
 
 try:
@@ -74,6 +74,9 @@ class JacobianAggregation(Weighting):
           ``accumulation_steps`` each batch is aggregated by itself.
         - The graph is kept while it is differentiated task by task; ``retain_graph`` has no effect. The aggregation
           is not differentiated: there are no second derivatives through it.
+        - On several processes it is refused, for they would aggregate different Jacobians. With
+          ``process_group=False`` each aggregates its own, and ``DistributedDataParallel`` averages what comes out: all
+          processes step alike, but not as one process would, and an aggregator's memory is that of its process.
         - Weights of some aggregators can be negative; then ``normalize`` divides by what may be a small sum.
         - Where a closure is evaluated several times a step, the weights of the first evaluation are repeated; an
           aggregator without weights aggregates every time.
@@ -133,9 +136,16 @@ class JacobianAggregation(Weighting):
     def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
         return torch.ones_like(losses)
 
-    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def objective(
+        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+    ) -> tuple[Tensor, Tensor]:
         if not (values.requires_grad and torch.is_grad_enabled()):
             return super().objective(values, present, state)
+        if average is not None:
+            raise ValueError(
+                "JacobianAggregation sees the gradients of one process, and would aggregate others on each; train on "
+                "one, or average the aggregations with TaskReweightedOptimizer(..., process_group=False)"
+            )
         if _parts_that_remember(self.aggregator) and not present.all():
             raise ValueError(
                 f"a task is absent, but {type(self.aggregator).__name__} remembers tasks by their rows; "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .distributed import Processes, ProcessGroupLike
 from .losses import Losses, TaskLosses
 from .task_state import TaskState
 from .weighting import Weighting, create
@@ -67,12 +68,17 @@ class TaskReweightedOptimizer(Optimizer):
         nonfinite: What happens where the norm of the gradients is NaN or infinite. ``"propagate"``: what the inner
             optimizer makes of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know,
             the host waits for the device once a step.
+        process_group: The processes whose gradients are averaged, by ``DistributedDataParallel`` or ``fully_shard``: a
+            group, or a ``DeviceMesh`` of one dimension. Their losses are averaged as well, by one all-reduce of 2K
+            numbers a step, so that they weigh alike, and the samples of a task count alike wherever they are: see
+            :class:`~art_optim.distributed.Processes`. None is the default group if there is one of several processes
+            in the step; the tasks must be declared then. False turns it off.
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
-            ``accumulation_steps`` no integer.
+            ``accumulation_steps`` no integer, ``process_group`` no group.
         ValueError: A task is named twice, the weighting does not fit the number of tasks, ``accumulation_steps`` is
-            below 1, ``nonfinite`` is none of the above.
+            below 1, ``nonfinite`` is none of the above, ``process_group`` has several dimensions or not this process.
 
     Attributes:
         inner: The wrapped optimizer.
@@ -116,6 +122,7 @@ class TaskReweightedOptimizer(Optimizer):
         *,
         accumulation_steps: int = 1,
         nonfinite: NonFinite = "propagate",
+        process_group: ProcessGroupLike = None,
     ) -> None:
         usable = isinstance(inner, Optimizer) and not isinstance(inner, TaskReweightedOptimizer)
         if not usable or not hasattr(inner, "param_groups"):
@@ -141,7 +148,7 @@ class TaskReweightedOptimizer(Optimizer):
         self.__setstate__(
             {
                 "inner": inner,
-                "task_state": TaskState(weighting, tasks, device),
+                "task_state": TaskState(weighting, tasks, device, Processes(process_group)),
                 "accumulation_steps": accumulation_steps,
                 "nonfinite": nonfinite,
             }
@@ -195,10 +202,11 @@ class TaskReweightedOptimizer(Optimizer):
                 :class:`TaskLosses`.
 
         Returns:
-            The weighted sum, 0-dim.
+            The weighted sum, 0-dim. On several processes it is that of all, with the graph of this one.
 
         Raises:
-            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; nothing has changed then.
+            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or the method does not fit several processes.
+                Nothing has changed then.
         """
         losses = self.task_state.gather(losses)
         return _total(*self.task_state.weigh(losses, self.accumulation_steps))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import Processes
 from .losses import Losses, TaskLosses, task_names
 from .weighting import Weighting
 
@@ -26,10 +27,18 @@ class TaskState:
         weighting: The rule that turns losses into weights.
         tasks: Their names in order, or None to take those of the first losses or the first checkpoint.
         device: Where the state lives until the first losses say otherwise.
+        processes: Those that train together; None is this one alone.
     """
 
-    def __init__(self, weighting: Weighting, tasks: Sequence[str] | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        weighting: Weighting,
+        tasks: Sequence[str] | None,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
         self.weighting = weighting
+        self.processes = processes or Processes(False)
         self.device = device
         self.tasks: tuple[str, ...] = ()
         self.tensors: dict[str, Tensor] = {}
@@ -71,6 +80,12 @@ class TaskState:
 
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
+        together = losses.trainable and self.processes.several
+        if together and not self.tasks:
+            raise ValueError(
+                "tasks are not declared on several processes, which may see different ones; give tasks=[...]"
+            )
+        losses = self.processes.share(losses) if together else losses
         earlier = next(self._earlier, None) if losses.trainable else None
         if earlier is not None:
             return self.weighting.repeat(losses.values, losses.present, self.tensors), earlier
@@ -84,7 +99,9 @@ class TaskState:
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         with _autocast_off(device.type):
-            values, weights = self.weighting.objective(losses.values, losses.present, tensors)
+            values, weights = self.weighting.objective(
+                losses.values, losses.present, tensors, self.processes.average if together else None
+            )
         if losses.trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             if self._repeated is not None:

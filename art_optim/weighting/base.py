@@ -6,12 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 Normalization = Literal["published", "mean", "sum"]
+Average: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class Weighting(ABC):
         """Return the weights [K] float32, absent tasks at 0 and scaled by ``normalize``; advance ``state`` in place."""
         return self.scale(self.weigh(losses, present, state), present)
 
-    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def objective(
+        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what to differentiate, and with which weights; advance ``state`` in place.
 
         These are the losses and what calling the weighting gives. A method that looks at gradients overrides it.
@@ -88,6 +91,8 @@ class Weighting(ABC):
             values: [K] floating point, the losses with their graph, or without one in validation.
             present: [K] bool, which tasks have a loss in this step.
             state: What :meth:`init` returned, as the steps so far have left it.
+            average: Where several processes train together, what makes of a tensor its mean over them; else None. The
+                losses are of all processes already, but their gradients of this one.
 
         Returns:
             [K] values and [K] float32 weights: the gradient of the step is that of the values, times the weights.

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, positive, register
+from .base import Average, Weighting, check_real, positive, register
 from .graph import leaves
 from .learning import adam_step, init_learned
 
@@ -54,7 +54,8 @@ class GradNorm(Weighting):
 
     Raises:
         TypeError: ``shared`` holds something else than tensors.
-        ValueError: A hyperparameter is outside its range; ``shared`` is empty, or holds a tensor without gradient.
+        ValueError: A hyperparameter is outside its range; ``shared`` is empty, or holds a tensor without gradient. Or,
+            in a step, no loss depends on ``shared``, or it is None on several processes.
 
     Note:
         - The paper's :math:`\theta` is the last layer that all tasks share, to save time.
@@ -108,19 +109,37 @@ class GradNorm(Weighting):
         total = torch.where(present, state["weight"], 0.0).sum()
         return state["weight"] * present.sum() / total
 
-    def objective(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def objective(
+        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+    ) -> tuple[Tensor, Tensor]:
         values, weights = super().objective(values, present, state)
         if values.requires_grad and torch.is_grad_enabled():
-            self._learn(values.detach().float(), self._gradient_norms(values), present, state)
+            self._learn(values.detach().float(), self._gradient_norms(values, average), present, state)
         return values, weights
 
-    def _gradient_norms(self, values: Tensor) -> Tensor:
+    def _gradient_norms(self, values: Tensor, average: Average | None) -> Tensor:
+        if average is not None and self.shared is None:
+            raise ValueError(
+                "shared is None on several processes, whose losses may depend on different parameters; "
+                "give the parameters, e.g. shared=trunk[-1].parameters()"
+            )
         shared = tuple(self.shared or leaves(values))
-        norms = []
+        norms, depends = [], False
         for one in torch.eye(len(values), dtype=values.dtype, device=values.device):
             gradients = torch.autograd.grad(values, shared, one, retain_graph=True, allow_unused=True)
-            norms.append(torch.nn.utils.get_total_norm([g.float() for g in gradients if g is not None]))
-        return torch.stack(norms).to(values.device)
+            depends |= any(gradient is not None for gradient in gradients)
+            flat = [
+                (torch.zeros_like(tensor) if gradient is None else gradient).flatten().to(values.device, torch.float32)
+                for tensor, gradient in zip(shared, gradients, strict=True)
+            ]
+            gradient = torch.cat(flat)
+            norms.append((gradient if average is None else average(gradient)).norm())
+        if not depends:
+            raise ValueError(
+                "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, none of them "
+                "is in the graph)"
+            )
+        return torch.stack(norms)
 
     @torch.no_grad()
     def _learn(self, losses: Tensor, norms: Tensor, present: Tensor, state: dict[str, Tensor]) -> None:

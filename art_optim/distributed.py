@@ -1,0 +1,100 @@
+"""The losses of all processes as one; nothing else knows of ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from .losses import TaskLosses
+
+ProcessGroupLike: TypeAlias = "dist.ProcessGroup | DeviceMesh | Literal[False] | None"
+
+
+class Processes:
+    r"""The processes over which gradients are averaged, and their losses therefore as well.
+
+    With :math:`n_{p,t}` samples of task :math:`t` on process :math:`p` of :math:`P`, and :math:`L_{p,t}` their mean
+    loss,
+
+    .. math::
+
+        L_t = \frac{1}{N_t} \sum_p n_{p,t} L_{p,t}, \qquad N_t = \sum_p n_{p,t}, \qquad
+        \frac1P \sum_p \nabla \Big( P \frac{n_{p,t}}{N_t} L_{p,t} \Big) = \nabla L_t
+
+    :math:`L_t` is what all processes weigh, so that they find the same weights. Each differentiates its share of it, so
+    that the mean of the gradients, as ``DistributedDataParallel`` and ``fully_shard`` take it, is the gradient of one
+    process that has all samples.
+
+    Args:
+        group: The group whose gradients are averaged, or a mesh of one dimension; None for the default group, if there
+            is one of more than one process; False where every process is to weigh for itself.
+
+    Raises:
+        TypeError: ``group`` is something else.
+        ValueError: A mesh has more than one dimension, or this process is not in the group.
+    """
+
+    def __init__(self, group: ProcessGroupLike = None) -> None:
+        if isinstance(group, DeviceMesh):
+            if group.ndim != 1:
+                raise ValueError(
+                    f"process_group is a mesh of {group.ndim} dimensions {group.mesh_dim_names}; give that over which "
+                    "gradients are averaged, e.g. mesh['data'], or mesh['replicate', 'shard']._flatten()"
+                )
+            group = group.get_group()
+        self.together = group is not False
+        self.group = group or None
+        if self.group is None:
+            return
+        if not isinstance(group, dist.ProcessGroup):
+            raise TypeError(f"process_group is {group!r}; give a ProcessGroup or a DeviceMesh, or False to turn it off")
+        if dist.get_rank(group) < 0:
+            raise ValueError("this process is not in process_group; give the group that averages its gradients")
+
+    def __deepcopy__(self, memo: Any) -> Processes:
+        return self  # a group cannot be copied
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one process."""
+        return self.together and dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
+
+    def share(self, losses: TaskLosses) -> TaskLosses:
+        """Return the losses of the samples of all processes, with the graph of those of this one.
+
+        One all-reduce of 2K numbers, on the device. Low-precision losses are averaged in float32.
+        """
+        counts = losses.counts.to(torch.promote_types(losses.values.dtype, torch.float32))
+        sums = torch.where(losses.present, losses.values.detach().to(counts.dtype) * counts, 0.0)
+        both = torch.stack([sums, counts])
+        dist.all_reduce(both, group=self.group)
+        sums, number = both.unbind()
+        divisor = torch.where(number > 0, number, 1.0)
+        factor = dist.get_world_size(self.group) / divisor * counts
+        values = _Shared.apply(losses.values, sums / divisor, factor)  # type: ignore[no-untyped-call]
+        return TaskLosses(values, number, losses.tasks)
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes."""
+        mean = tensor / dist.get_world_size(self.group)
+        dist.all_reduce(mean, group=self.group)
+        return mean
+
+
+class _Shared(torch.autograd.Function):
+    """The losses of all processes, with the gradient of the share of this one."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shared: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        ctx.dtype = values.dtype
+        return shared
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (factor,) = ctx.saved_tensors
+        return (gradient * factor).to(ctx.dtype), None, None

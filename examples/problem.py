@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 TASKS = ("linear", "wave", "noisy")
@@ -30,6 +35,30 @@ def batch(step: int, size: int = 32) -> Batch:
     noise = torch.randn(size, 1, generator=generator)
     a, b, c, d = x.split(1, dim=1)
     return x, {"linear": 0.4 * (a + b - c), "wave": 0.8 * (2 * d).sin(), "noisy": 0.3 * (a - d) + 0.3 * noise}
+
+
+def part(batch: Batch, rank: int, number: int) -> Batch:
+    """The share of a batch that one of so many processes has."""
+    x, targets = batch
+    return x[rank::number], {task: target[rank::number] for task, target in targets.items()}
+
+
+@contextmanager
+def process_group() -> Iterator[torch.device]:
+    """Yield the device of this process, one of those that torchrun started or alone, in a process group."""
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield device
+        return
+    alone = {} if dist.is_torchelastic_launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **alone)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -136,8 +136,8 @@ class GradNorm(Weighting):
             norms.append((gradient if average is None else average(gradient)).norm())
         if not depends:
             raise ValueError(
-                "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, none of them "
-                "is in the graph)"
+                "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, none "
+                "of them is in the graph)"
             )
         return torch.stack(norms)
 

@@ -1,10 +1,11 @@
-"""Two gloo processes of one test."""
+"""Some gloo processes of one test."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,23 +16,26 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 SECONDS = 120
 
 
-def in_two_processes(case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:
-    """Run ``case(rank, mesh, folder)``, a function of a module, on both ranks; its first error is raised here."""
-    context = mp.spawn(_process, (case, str(folder)), nprocs=2, join=False)
+def in_processes(number: int, case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:
+    """Run ``case(rank, mesh, folder)``, a function of a module, on every rank; its first error is raised here."""
+    context = mp.spawn(_process, (number, case, str(folder)), nprocs=number, join=False)
     deadline = time.monotonic() + SECONDS
     try:
         while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"two processes took longer than {SECONDS} s"
+            assert time.monotonic() < deadline, f"{number} processes took longer than {SECONDS} s"
     finally:
         for process in context.processes:
             process.kill()
 
 
-def _process(rank: int, case: Callable[[int, DeviceMesh, str], None], folder: str) -> None:
+in_two_processes = partial(in_processes, 2)
+
+
+def _process(rank: int, number: int, case: Callable[[int, DeviceMesh, str], None], folder: str) -> None:
     torch.set_num_threads(1)
     rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", rendezvous, timedelta(seconds=SECONDS / 2), rank=rank, world_size=2)
+    dist.init_process_group("gloo", rendezvous, timedelta(seconds=SECONDS / 2), rank=rank, world_size=number)
     try:
-        case(rank, init_device_mesh("cpu", (2,)), folder)
+        case(rank, init_device_mesh("cpu", (number,)), folder)
     finally:
         dist.destroy_process_group()

@@ -1,10 +1,11 @@
-"""Checkpoints of a sharded run through ``torch.distributed.checkpoint``, for another number of processes if need be.
+"""A sharded network (FSDP2), with checkpoints through ``torch.distributed.checkpoint`` for any number of processes.
 
-    python -m examples.distributed_checkpoint
-    torchrun --nproc-per-node 2 -m examples.distributed_checkpoint --folder runs/distributed_checkpoint
+    python -m examples.fsdp
+    torchrun --nproc-per-node 2 -m examples.fsdp --folder runs/fsdp
 
-Kill it and give either command again. The state of the weighting is in the optimizer's, through ``get_state_dict`` and
-``set_state_dict`` as without a weighting; only the tasks must be declared, for loading fills in what is there already.
+Kill it and give either command again. Each process has its share of the batch; all find the same weights, those of the
+whole batch. The state of the weighting is in the optimizer's, through ``get_state_dict`` and ``set_state_dict`` as
+without a weighting; only the tasks must be declared, for loading fills in what is there already.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from torch.distributed.fsdp import fully_shard
 from art_optim import TaskReweightedOptimizer
 
 try:
-    from examples.problem import TASKS, Network, batch, losses, report
+    from examples.problem import TASKS, Network, batch, losses, part, process_group, report
 except ModuleNotFoundError:  # run as a script
-    from problem import TASKS, Network, batch, losses, report
+    from problem import TASKS, Network, batch, losses, part, process_group, report
 
 
-def train(folder: Path, steps: int, every: int) -> None:
+def train(folder: Path, steps: int, every: int, device: torch.device) -> None:
     """Train up to ``steps``, from the last checkpoint in ``folder`` on if there is one; write one every so often."""
     torch.manual_seed(0)
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    network = Network()
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    network = Network().to(device)
     fully_shard(network.trunk, mesh=mesh)
     fully_shard(network, mesh=mesh)
     optimizer = TaskReweightedOptimizer(torch.optim.AdamW(network.parameters(), lr=3e-3), tasks=TASKS)
@@ -54,8 +55,7 @@ def train(folder: Path, steps: int, every: int) -> None:
     report(f"step {done}", network)
     while done < steps:
         optimizer.zero_grad()
-        # The same batch on every rank, so that all ranks find the same weights.
-        optimizer.step(losses(network, batch(done)))
+        optimizer.step(losses(network, part(batch(done), mesh.get_rank(), mesh.size())))
         scheduler.step()
         done += 1
         if done % every == 0 or done == steps:
@@ -66,22 +66,17 @@ def train(folder: Path, steps: int, every: int) -> None:
 
 def main(folder: str | None = None, steps: int = 60, every: int = 20) -> None:
     """Train with checkpoints in ``folder``; without one (in one process), in a folder that does not last."""
-    started = not dist.is_initialized()
-    if started:
-        alone = {} if dist.is_torchelastic_launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group("gloo", **alone)
-    quiet = redirect_stdout(sys.stdout if dist.get_rank() == 0 else None)
-    try:
-        with quiet, TemporaryDirectory() if folder is None else nullcontext(folder) as place:
-            train(Path(place), steps, every)
-    finally:
-        if started:
-            dist.destroy_process_group()
+    with (
+        process_group() as device,
+        redirect_stdout(sys.stdout if dist.get_rank() == 0 else None),
+        TemporaryDirectory() if folder is None else nullcontext(folder) as place,
+    ):
+        train(Path(place), steps, every, device)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", default="runs/distributed_checkpoint", help="where the checkpoints are")
+    parser.add_argument("--folder", default="runs/fsdp", help="where the checkpoints are")
     parser.add_argument("--steps", type=int, default=60, help="when to stop")
     parser.add_argument("--every", type=int, default=20, help="how often to save")
     main(**vars(parser.parse_args()))

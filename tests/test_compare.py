@@ -255,13 +255,11 @@ def test_an_interrupt_says_how_to_go_on(main, monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().out
 
 
-def test_quick_is_a_default_that_gives_way(monkeypatch):
+def test_quick_is_a_default_that_gives_way(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(command, "compare", lambda *arguments: given.append(arguments) or {})
-    monkeypatch.setattr(command.json, "dumps", lambda *_, **__: "")
-    monkeypatch.setattr(command.Path, "write_text", lambda *_: 0)
-    command.main(["--quick"])
-    command.main(["--methods", "art", "--quick", "--seeds", "5"])
+    command.main(["--quick", "--output", str(tmp_path)])
+    command.main(["--methods", "art", "--quick", "--seeds", "5", "--output", str(tmp_path)])
     (names, configs, *_), (fewer, one, *_) = given
     assert names == command.QUICK["methods"]
     assert [config.seed for config in configs] == [0, 1, 2]

@@ -133,6 +133,8 @@ class TaskReweightedOptimizer(Optimizer):
             raise ValueError(f"accumulation_steps is {accumulation_steps}; give the number of batches, at least 1")
         if nonfinite not in get_args(NonFinite):
             raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
+        for group in inner.param_groups:
+            group.pop(_KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
         parameters = (parameter for group in inner.param_groups for parameter in group["params"])
         # Parameters on `meta` are about to be materialised, by which time the task state must not be there.
         device = next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
@@ -263,7 +265,8 @@ class TaskReweightedOptimizer(Optimizer):
 
         Raises:
             TypeError, ValueError: See :meth:`backward`; or there are two closures, or losses twice, or a scaler without
-                losses or with a closure, or the inner optimizer's ``step`` requires one. Nothing has changed then.
+                losses or with a closure, or the signature of the inner optimizer's ``step`` requires one. Nothing has
+                changed then.
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
                 :meth:`backward`.
         """
@@ -286,18 +289,10 @@ class TaskReweightedOptimizer(Optimizer):
                 "step; give a closure that returns them, e.g. step(lambda: losses(model, batch))"
             )
         total = self.backward(losses, scaler=scaler)
-        try:
-            if scaler is None:
-                self._inner_step()
-            else:
-                scaler.step(self)
-        except RuntimeError as error:
-            if "grad_fn" not in str(error):
-                raise
-            raise RuntimeError(
-                f"{type(self.inner).__name__} differentiates the gradients; "
-                "call backward(losses, create_graph=True), and then step()"
-            ) from error
+        if scaler is None:
+            self._inner_step()
+        else:
+            scaler.step(self)
         return total
 
     # The inner step is profiled and fires the global hooks; this keeps torch from doing so a second time here.
@@ -315,7 +310,7 @@ class TaskReweightedOptimizer(Optimizer):
         self.inner.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the inner optimizer's state dict, with the task state in its first parameter group.
+        """Return the inner optimizer's state dict, with the task state in its first parameter group that is not empty.
 
         The key is ``"task_reweighting"``: plain tensors, strings and numbers, so that ``torch.load(weights_only=True)``
         reads it and ``torch.distributed.checkpoint`` carries it along.
@@ -323,8 +318,13 @@ class TaskReweightedOptimizer(Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state_dict = dict(self.inner.state_dict())
-        first, *others = state_dict["param_groups"]
-        state_dict["param_groups"] = [{**first, _KEY: self.task_state.state_dict()}, *others]
+        if "param_groups" in state_dict:
+            groups = list(state_dict["param_groups"])
+            place = next((i for i, group in enumerate(groups) if group["params"]), 0)  # others are lost in a DCP
+            groups[place] = {**groups[place], _KEY: self.task_state.state_dict()}
+            state_dict["param_groups"] = groups
+        else:  # some wrappers nest it
+            state_dict[_KEY] = self.task_state.state_dict()
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             result = post_hook(self, state_dict)
             state_dict = state_dict if result is None else result
@@ -343,9 +343,11 @@ class TaskReweightedOptimizer(Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        groups = state_dict["param_groups"]
-        state_dict["param_groups"] = [{k: v for k, v in group.items() if k != _KEY} for group in groups]
-        task_state = next((group[_KEY] for group in groups if _KEY in group), None)
+        task_state = state_dict.pop(_KEY, None)
+        if "param_groups" in state_dict:
+            groups = state_dict["param_groups"]
+            state_dict["param_groups"] = [{k: v for k, v in group.items() if k != _KEY} for group in groups]
+            task_state = next((group[_KEY] for group in groups if _KEY in group), task_state)
         if task_state is not None:
             self.task_state.check(task_state)
         self.inner.load_state_dict(state_dict)
@@ -359,17 +361,29 @@ class TaskReweightedOptimizer(Optimizer):
             warnings.warn(f"the checkpoint has no {_KEY!r}: the task state starts afresh", stacklevel=2)
 
     def _inner_step(self, closure: Callable[[], Any] | None = None, weights: Tensor | None = None) -> Any:
-        args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure, weights))
+        versions: list[int] = []
+        args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure, weights, versions))
         kwargs: dict[str, Any] = {}
+        the_closure_looks = closure is not None and weights is None
         try:
-            if self.nonfinite == "skip" and (closure is None or weights is not None):  # else the closure looks itself
+            if self.nonfinite == "skip" and not the_closure_looks:
                 self._require_finite_gradients()
             for pre_hook in self._optimizer_step_pre_hooks.values():
                 changed = pre_hook(self, args, kwargs)
                 if changed is not None and not (isinstance(changed, tuple) and len(changed) == 2):
                     raise RuntimeError(f"a step pre-hook returned {changed!r}; return None, or a pair (args, kwargs)")
                 args, kwargs = changed or (args, kwargs)
-            result = self.inner.step(*args[1:], **kwargs)
+            if self.nonfinite == "skip" and the_closure_looks:
+                versions += self._versions()
+            try:
+                result = self.inner.step(*args[1:], **kwargs)
+            except RuntimeError as error:
+                if closure is not None or "grad_fn" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"{type(self.inner).__name__} differentiates the gradients; "
+                    "call backward(losses, create_graph=True), and then step()"
+                ) from error
         except _Skip:
             self.task_state.skipped += 1
             return None
@@ -377,16 +391,16 @@ class TaskReweightedOptimizer(Optimizer):
             post_hook(self, args, kwargs)
         return result
 
-    def _weighing(self, closure: Callable[[], Any], weights: Tensor | None) -> Callable[[], Any]:
+    def _weighing(self, closure: Callable[[], Any], weights: Tensor | None, versions: list[int]) -> Callable[[], Any]:
         repeated = [] if weights is None else [weights]
-        versions = self._versions() if self.nonfinite == "skip" else None
 
         def evaluate() -> Any:
+            # Once the inner optimizer has moved a parameter, stopping it would leave its step half done.
+            looks = bool(versions) and versions == self._versions()
             with self.task_state.repeating(repeated):
                 losses = closure()
                 result = self.backward(losses) if isinstance(losses, (Mapping, TaskLosses)) else losses
-            # Once the inner optimizer has moved a parameter, stopping it would leave its step half done.
-            if versions is not None and versions == self._versions():
+            if looks:
                 self._require_finite_gradients()
             return result
 
@@ -400,8 +414,12 @@ class TaskReweightedOptimizer(Optimizer):
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
-        norm = torch.nn.utils.get_total_norm(dense)
-        if not (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite():
+        dense = [gradient.float() if gradient.dtype.itemsize < 4 else gradient for gradient in dense]
+        plain, sharded = ([g for g in dense if hasattr(g, "full_tensor") == kind] for kind in (False, True))
+        norms = [torch.nn.utils.get_total_norm(some) for some in (plain, sharded)]
+        # All of them before a look at one: where a rank gets its full tensor, so must the others.
+        norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+        if not all(norm.isfinite() for norm in norms):
             raise _Skip
 
     def __getattr__(self, name: str) -> Any:
@@ -430,6 +448,10 @@ def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], An
         losses, closure = closure, losses
         if swapped():
             raise TypeError("step has losses twice or two closures; give one of each at most")
+    if closure is not None and not callable(closure):
+        raise TypeError(
+            f"closure is a {type(closure).__name__}; give a function, and a scaler as step(losses, scaler=...)"
+        )
     return losses, closure
 
 

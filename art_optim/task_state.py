@@ -164,7 +164,8 @@ class TaskState:
 
     def _declare(self, tasks: Iterable[str]) -> None:
         names = task_names(tasks)
-        self.tensors = self.weighting.init(len(names), self.device)
+        with torch.inference_mode(False):  # a tensor that is made in it can never be trained with
+            self.tensors = self.weighting.init(len(names), self.device)
         self.tasks = names
 
 

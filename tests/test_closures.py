@@ -243,3 +243,22 @@ def test_other_errors_of_the_inner_are_its_own(model):
 
     with pytest.raises(RuntimeError, match=r"^out of memory$"):
         TaskReweightedOptimizer(Failing(model.parameters()), TASKS).step(model.losses(0))
+
+
+def test_a_closure_that_is_no_function_is_refused_before_anything_changes(model):
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), TASKS)
+    before = copy.deepcopy(optimizer.task_state.tensors)
+    with pytest.raises(
+        TypeError, match=r"closure is a GradScaler; give a function, and a scaler as step\(losses, scaler="
+    ):
+        optimizer.step(model.losses(0), torch.amp.GradScaler("cpu"))
+    assert all(torch.equal(tensor, optimizer.task_state.tensors[name]) for name, tensor in before.items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:This overload of", "ignore:Using backward")
+def test_an_error_of_a_hook_is_not_taken_for_one_of_the_inner(model):
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), TASKS)
+    optimizer.register_step_pre_hook(lambda *_: torch.ones(()).backward())
+    with pytest.raises(RuntimeError, match=r"^element 0 of tensors does not require grad"):
+        optimizer.step(model.losses(0))

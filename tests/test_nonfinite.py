@@ -205,6 +205,58 @@ def test_a_step_that_has_begun_is_not_left_half_done(model):
     assert identical(parameters_of(other), parameters_of(MultiTask()))
 
 
+class MovesData(torch.optim.SGD):
+    """SAM as some write it: what moves ``.data`` leaves no trace in the version of a parameter."""
+
+    def step(self, closure):
+        (group,) = self.param_groups
+        start = [parameter.data.clone() for parameter in group["params"]]
+        for parameter in group["params"]:
+            parameter.data.add_(parameter.grad, alpha=0.05)
+        loss = closure()
+        for parameter, data in zip(group["params"], start, strict=True):
+            parameter.data = data
+        super().step()
+        return loss
+
+
+def test_a_step_that_moves_data_is_not_left_half_done(model):
+    optimizer = TaskReweightedOptimizer(MovesData(model.parameters(), lr=0.1), TASKS, nonfinite="skip")
+    optimizer.step(model.losses(0), lambda: poisoned(model, 0, float("nan")))
+    assert optimizer.skipped == 0
+    assert model.trunk[0].weight.isnan().all()
+
+
+def test_a_closure_or_a_hook_that_clamps_parameters_does_not_hide_a_nan(model):
+    optimizer = wrap(model, nonfinite="skip")
+
+    @torch.no_grad()
+    def clamp(*_):
+        for parameter in model.parameters():
+            parameter.clamp_(-1, 1)
+
+    def closure():
+        clamp()
+        optimizer.zero_grad()
+        return poisoned(model, 0, float("nan"))
+
+    optimizer.step(closure)
+    assert optimizer.skipped == 1
+    optimizer.register_step_pre_hook(clamp)
+    optimizer.step(lambda: poisoned(model, 0, float("nan")))
+    assert optimizer.skipped == 2
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_large_gradients_of_low_precision_are_finite(dtype):
+    weight = nn.Parameter(torch.zeros(100_000, dtype=dtype))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([weight], lr=0.1), ["a"], EqualWeighting(), nonfinite="skip")
+    optimizer.step({"a": (weight * 1000).float().sum()})
+    assert optimizer.skipped == 0
+    assert (weight != 0).all()
+
+
 def test_the_count_is_saved_copied_and_reset(model):
     optimizer = wrap(model, nonfinite="skip")
     optimizer.step(poisoned(model, 0, float("nan")))

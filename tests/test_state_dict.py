@@ -197,6 +197,7 @@ def test_what_a_checkpoint_says_of_the_weighting(model):
 
     assert said(Art()) == "Art()"
     assert said(Art(temperature=2)) == said(Art(temperature=2.0)) == "Art(temperature=2.0)"
+    assert said(Art(initial=1)) == said(Art(initial=1.0))
     assert said(FixedWeighting([1, 2, 3])) == "FixedWeighting(weights=(1.0, 2.0, 3.0))"
 
 
@@ -362,3 +363,68 @@ def test_no_warning_where_nothing_is_lost(trained):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.load_state_dict(optimizer.state_dict())
+
+
+class Nested(torch.optim.SGD):
+    """Saves its parameter groups within something else, as Lookahead of pytorch_optimizer does."""
+
+    def state_dict(self):
+        return {"base": super().state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict["base"])
+
+
+def test_an_inner_that_nests_its_parameter_groups_is_saved_and_resumed(model):
+    def optimizer_of(each):
+        return TaskReweightedOptimizer(Nested(each.parameters(), lr=0.1, momentum=0.9), TASKS)
+
+    optimizer = optimizer_of(model)
+    for step in range(3):
+        optimizer.step(model.losses(step))
+    saved = optimizer.state_dict()
+    assert {*saved} == {"base", "task_reweighting"}
+    twin = resumed(model)
+    other = optimizer_of(twin)
+    other.load_state_dict(copy.deepcopy(saved))
+    optimizer.zero_grad()
+    other.zero_grad()
+    optimizer.step(model.losses(3))
+    other.step(twin.losses(3))
+    assert identical(other.state_dict(), optimizer.state_dict())
+    assert identical(parameters_of(twin), parameters_of(model))
+    with pytest.warns(UserWarning, match="has no 'task_reweighting'"):
+        other.load_state_dict(optimizer.inner.state_dict())
+
+
+def test_an_optimizer_that_is_built_or_loaded_in_inference_mode_trains(model):
+    saved = wrap(model).state_dict()
+    with torch.inference_mode():
+        built, loaded = wrap(model), wrap(model, tasks=None)
+        loaded.load_state_dict(saved)
+    for optimizer in (built, loaded):
+        for step in range(2):
+            optimizer.step(model.losses(step))
+
+
+def test_the_task_state_is_in_a_group_that_has_parameters(model):
+    """Through torch.distributed.checkpoint the others lose what is in them."""
+    inner = torch.optim.AdamW([{"params": []}, {"params": [*model.parameters()]}])
+    optimizer = TaskReweightedOptimizer(inner, TASKS)
+    optimizer.step(model.losses(0))
+    saved = get_optimizer_state_dict(model, optimizer)
+    other = TaskReweightedOptimizer(torch.optim.AdamW([{"params": []}, {"params": [*model.parameters()]}]), TASKS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_optimizer_state_dict(model, other, saved)
+    assert identical(other.task_state.state_dict(), optimizer.task_state.state_dict())
+
+
+def test_a_bare_inner_that_has_loaded_our_checkpoint_is_wrapped_afresh(trained):
+    _, optimizer = trained
+    saved = copy.deepcopy(optimizer.state_dict())
+    inner = copy.deepcopy(optimizer.inner)
+    inner.load_state_dict(saved)
+    other = TaskReweightedOptimizer(inner, TASKS)
+    assert "task_reweighting" not in inner.param_groups[0]
+    assert "task_reweighting" in other.state_dict()["param_groups"][0]

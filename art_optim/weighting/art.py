@@ -108,8 +108,9 @@ class Art(Weighting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("decay", "max_priority"):  # so that 3 and 3.0 are one in a checkpoint
-            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("decay", "max_priority", "initial"):  # so that 3 and 3.0 are one in a checkpoint
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         check_real(self, "temperature", 1e-6)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay}; it must be in [0, 1), the share of history in the smoothed loss")

@@ -16,12 +16,18 @@ def sharded(mesh):
     return fully_shard(model, mesh=mesh)
 
 
+def partly_sharded(mesh):
+    model = MultiTask()
+    fully_shard(model.trunk, mesh=mesh)
+    return model
+
+
 def replicated(mesh):
     return DistributedDataParallel(MultiTask())
 
 
 def skip_one(rank, mesh, folder):
-    for model in (sharded(mesh), replicated(mesh)):
+    for model in (sharded(mesh), partly_sharded(mesh), replicated(mesh)):
         optimizer = wrap(model, nonfinite="skip")
         for step in range(3):
             losses = MultiTask.losses(model, step)

@@ -122,6 +122,7 @@ def test_every_method_is_compared_without_an_edit(monkeypatch):
 def test_weights_are_on_one_scale_and_drawn_from_the_seed():
     made = {name: methods.make(name, seed=7) for name in methods.names()}
     assert {weighting.normalize for weighting in made.values()} == {"mean"}
+    assert all(repr(methods.make(name, seed=7)) == repr(made[name]) for name in made)  # a run is found again by it
     assert made["rlw"].seed == made["relobralo"].seed == made["pcgrad"].seed == 7
 
 

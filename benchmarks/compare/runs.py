@@ -30,7 +30,6 @@ def compare(
 
     The configurations are of different seeds. ``advance`` is told how many runs are there, as they come.
     """
-
     averaged, controls = needed(names)
     with processes(min(jobs, len(averaged) * len(configs))) as over:
 

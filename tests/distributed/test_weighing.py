@@ -8,15 +8,19 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torchjd.aggregation import UPGrad
 
-from art_optim import GradNorm, TaskReweightedOptimizer, per_task_mean
+from art_optim import Art, EqualWeighting, GradNorm, TaskLosses, TaskReweightedOptimizer, per_task_mean
+from art_optim.aggregation import JacobianAggregation
 from art_optim.weighting import available, create
 
 from ..conftest import TASKS, MultiTask
+from ..test_optimizer import parameters_of
 from ..weighting.cases import REQUIRED
-from .processes import in_processes
+from .processes import in_processes, in_two_processes
 
 STEPS = 10
 LAYOUTS = ("even", "uneven", "some", "one", "none")
@@ -141,3 +145,163 @@ def test_processes_weigh_and_step_as_one_that_has_all_samples(outcomes, name):
 def test_they_do_so_however_they_are_set_up(outcomes, way, name):
     batches = 2 if way == "accumulation" else 1
     assert_as_one([of_rank[way, name] for of_rank in outcomes], alone(name, len(outcomes), batches))
+
+
+def mapping_losses(network, step, rank, tasks):
+    inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(10 * step + rank))
+    features = network.trunk(inputs)
+    return {task: (network.heads[task](features) - inputs[:, :1]).square().mean() for task in tasks}
+
+
+class ByTask(MultiTask):
+    """Computes what it is asked for, so that the heads of other tasks are not in the graph."""
+
+    def forward(self, step, rank, tasks):
+        return mapping_losses(self, step, rank, tasks)
+
+
+def tasks_of(step, rank):
+    """A task is missing on one rank, another on the other, a third on both."""
+    return {0: TASKS, 1: TASKS[1:] if rank else TASKS, 2: TASKS[:2] if rank else TASKS[1:], 3: TASKS[:2]}[step % 4]
+
+
+def heads_that_only_some_ranks_train(rank, mesh, folder):
+    network = ByTask()
+    parallel = DistributedDataParallel(network, find_unused_parameters=True)
+    optimizer = TaskReweightedOptimizer(sgd(network.parameters()), TASKS, Art())
+    for step in range(8):
+        optimizer.zero_grad()
+        optimizer.step(parallel(step, rank, tasks_of(step, rank)))
+    torch.save((parameters_of(network), torch.stack(list(optimizer.weights.values()))), f"{folder}/{rank}.pt")
+
+
+def test_a_head_may_be_missing_on_a_rank_where_ddp_looks_for_it(tmp_path):
+    """The losses have no counts: each counts once, so that of a task is the mean over the ranks that have it."""
+    in_two_processes(heads_that_only_some_ranks_train, tmp_path)
+    network = ByTask()
+    optimizer = TaskReweightedOptimizer(sgd(network.parameters()), TASKS, Art())
+    for step in range(8):
+        of_ranks = [network(step, rank, tasks_of(step, rank)) for rank in range(2)]
+        found = {task: [losses[task] for losses in of_ranks if task in losses] for task in TASKS}
+        optimizer.zero_grad()
+        optimizer.step({task: torch.stack(losses).mean() for task, losses in found.items() if losses})
+    expected = parameters_of(network), torch.stack(list(optimizer.weights.values()))
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-4, atol=1e-6)
+
+
+def several_ways(rank, mesh, folder):
+    """The step by ``combine``, a scaler, validation, a closure; each against the plain one."""
+
+    def optimizer_of(network, weighting="art", **options):
+        return TaskReweightedOptimizer(sgd(network.parameters()), TASKS, weighting, **options)
+
+    def losses_of(parallel, step):
+        inputs, ids = batch(step, [rank], mesh.size())
+        return per_task_mean(parallel(inputs, ids), ids, 3)
+
+    def plain(optimizer, parallel, step):
+        optimizer.step(losses_of(parallel, step))
+
+    def combined(optimizer, parallel, step):
+        optimizer.combine(losses_of(parallel, step)).backward()
+        optimizer.step()
+
+    def by_closure(optimizer, parallel, step):
+        optimizer.step(lambda: losses_of(parallel, step))
+
+    def validated_on_one_rank(optimizer, parallel, step):
+        if rank == 0:
+            with torch.no_grad():
+                optimizer.combine(losses_of(parallel.module, 99))
+        optimizer.step(losses_of(parallel, step))
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def scaled(optimizer, parallel, step):
+        optimizer.step(losses_of(parallel, step), scaler=scaler)
+        scaler.update()
+
+    found = []
+    for way in (plain, combined, by_closure, validated_on_one_rank, scaled):
+        network = Network()
+        parallel = DistributedDataParallel(network)
+        optimizer = optimizer_of(network)
+        for step in range(5):
+            optimizer.zero_grad()
+            way(optimizer, parallel, step)
+        found.append((parameters_of(network), optimizer.task_state.state_dict()["state"]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-7)
+
+
+def test_however_a_step_is_taken(tmp_path):
+    in_two_processes(several_ways, tmp_path)
+
+
+def what_is_refused(rank, mesh, folder):
+    inputs, ids = batch(1, [rank], mesh.size())
+    network = Network()
+    losses = per_task_mean(network(inputs, ids), ids, 3)
+
+    def refused(message, weighting, tasks=TASKS, given=losses, **options):
+        optimizer = TaskReweightedOptimizer(sgd(network.parameters()), tasks, weighting, **options)
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(given)
+        assert all(parameter.grad is None for parameter in network.parameters())
+
+    refused("JacobianAggregation sees the gradients of one process", JacobianAggregation(UPGrad()))
+    refused("shared is None on several processes", GradNorm())
+    named = TaskLosses(losses.values, losses.counts, TASKS)
+    refused("tasks are not declared on several processes", EqualWeighting(), tasks=None, given=named)
+    grid = init_device_mesh("cpu", (1, 2), mesh_dim_names=("a", "b"))
+    with pytest.raises(ValueError, match=r"process_group is a mesh of 2 dimensions \('a', 'b'\)"):
+        TaskReweightedOptimizer(sgd(network.parameters()), TASKS, process_group=grid)
+    TaskReweightedOptimizer(sgd(network.parameters()), TASKS, process_group=grid["b"]).step(losses)
+    first = dist.new_group([0])
+    if rank == 1:
+        with pytest.raises((TypeError, ValueError), match="process_group"):
+            TaskReweightedOptimizer(sgd(network.parameters()), TASKS, process_group=first)
+
+
+def test_what_would_diverge_is_refused_on_every_rank(tmp_path):
+    in_two_processes(what_is_refused, tmp_path)
+
+
+def each_for_itself(rank, mesh, folder):
+    network = Network()
+    parallel = DistributedDataParallel(network)
+    optimizers = [
+        TaskReweightedOptimizer(sgd(network.parameters()), TASKS, weighting, process_group=False)
+        for weighting in (Art(rate="raw"), JacobianAggregation(UPGrad()))
+    ]
+    for step, optimizer in enumerate(optimizers * 2):
+        inputs, ids = batch(5 * step, [rank], mesh.size())
+        optimizer.zero_grad()
+        optimizer.step(per_task_mean(parallel(inputs, ids), ids, 3))
+    weights = [None, None]
+    dist.all_gather_object(weights, [list(optimizer.weights.values()) for optimizer in optimizers])
+    assert weights[0] != weights[1]
+    mine = torch.cat([parameter.flatten() for parameter in parameters_of(network)])
+    theirs = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(theirs, mine)
+    assert torch.equal(*theirs)
+
+
+def test_without_a_group_every_process_weighs_for_itself(tmp_path):
+    """And yet they step alike, by the mean of the gradients."""
+    in_two_processes(each_for_itself, tmp_path)
+
+
+def one_rank_fails(rank, mesh, folder):
+    network = Network()
+    parallel = DistributedDataParallel(network)
+    optimizer = TaskReweightedOptimizer(sgd(network.parameters()), TASKS)
+    inputs, ids = batch(0, [rank], mesh.size())
+    losses = parallel(inputs, ids)
+    optimizer.step({"rain": losses if rank == 0 else losses.mean()})
+
+
+def test_a_bad_loss_on_one_rank_ends_both(tmp_path):
+    with pytest.raises(Exception, match=r"loss of task 'rain' has shape|Connection closed by peer|Connection reset"):
+        in_two_processes(one_rank_fails, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -111,6 +112,12 @@ def every_weighting(rank, mesh, folder):
     }
     for (way, options), name in itertools.product(ways.items(), ("art", "uncertainty")):
         found[way, name] = trained(name, [rank], mesh.size(), **{"prepare": DistributedDataParallel, **options})
+    if mesh.size() == 4:
+        grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+        data = grid["data"]
+        beside = partial(DistributedDataParallel, process_group=data.get_group())
+        found["beside model parallelism"] = trained("art", [data.get_local_rank()], 2, beside, process_group=data)
+        found["hybrid sharding"] = trained("art", [rank], 4, sharded(grid))
     torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -145,6 +152,13 @@ def test_processes_weigh_and_step_as_one_that_has_all_samples(outcomes, name):
 def test_they_do_so_however_they_are_set_up(outcomes, way, name):
     batches = 2 if way == "accumulation" else 1
     assert_as_one([of_rank[way, name] for of_rank in outcomes], alone(name, len(outcomes), batches))
+
+
+def test_they_do_so_on_meshes_of_two_dimensions(outcomes):
+    """Where gradients are averaged over one of them, and over both."""
+    if len(outcomes) == 4:
+        assert_as_one([of_rank["beside model parallelism"] for of_rank in outcomes], alone("art", 2))
+        assert_as_one([of_rank["hybrid sharding"] for of_rank in outcomes], alone("art", 4))
 
 
 def mapping_losses(network, step, rank, tasks):
@@ -305,3 +319,17 @@ def one_rank_fails(rank, mesh, folder):
 def test_a_bad_loss_on_one_rank_ends_both(tmp_path):
     with pytest.raises(Exception, match=r"loss of task 'rain' has shape|Connection closed by peer|Connection reset"):
         in_two_processes(one_rank_fails, tmp_path)
+
+
+def a_head_that_ddp_does_not_look_for(rank, mesh, folder):
+    parallel = DistributedDataParallel(ByTask())
+    optimizer = TaskReweightedOptimizer(sgd(parallel.parameters()), TASKS)
+    for step in range(3):
+        optimizer.zero_grad()
+        optimizer.step(parallel(step, rank, TASKS[1:] if rank else TASKS))
+
+
+def test_a_head_that_ddp_does_not_look_for_ends_both(tmp_path):
+    """The rank without it sees that in its next pass, and the one that waits for it that the other has gone."""
+    with pytest.raises(Exception, match=r"Expected to have finished reduction|Connection closed|Connection reset"):
+        in_two_processes(a_head_that_ddp_does_not_look_for, tmp_path)

@@ -46,9 +46,10 @@ class JacobianAggregation(Weighting):
     It costs one backward pass a task, the memory of K gradients and one more copy while these are put together, and the
     host waits for the device: to know which tasks are there, and in most aggregators.
 
-    A row of :math:`J` that is not finite is left out of the aggregation, and weighed as the mean of the others (as 1
-    where there are none, or where the aggregator remembers tasks), so that the gradient shows it; a loss that is NaN
-    usually makes all rows so. Losses without a graph, as in validation, all have weight 1 before ``normalize``.
+    A row of :math:`J` that is not finite (of a norm below 1e18) is left out of the aggregation, and weighed as the mean
+    of the others (as 1 where there are none, or where the aggregator remembers tasks), so that the gradient shows it; a
+    loss that is NaN usually makes all rows so. Losses without a graph, as in validation, all have weight 1 before
+    ``normalize``.
 
     Args:
         aggregator: A ``torchjd.aggregation.Aggregator``. What it remembers from step to step becomes part of the task
@@ -67,11 +68,13 @@ class JacobianAggregation(Weighting):
         TypeError: ``aggregator`` is no aggregator.
         ValueError: A hyperparameter is outside its range; ``normalize`` is not ``"published"`` and the aggregator has
             no weights; what it remembers depends on the number of parameters (``ExcessMTL``). Or, in a step, a task is
-            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``).
+            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``); or a parameter
+            is complex or has gradient hooks, or is on several processes.
 
     Note:
-        - Gradients are aggregated as they come: of a ``GradScaler`` they do not feel the scale, and with
-          ``accumulation_steps`` each batch is aggregated by itself.
+        - Gradients are aggregated as they come. The scale of a ``GradScaler`` comes after, too late to keep small
+          float16 gradients from becoming 0: use bfloat16. With ``accumulation_steps`` each batch is aggregated by itself.
+        - Sparse gradients (``Embedding(sparse=True)``) and sharded parameters cannot be aggregated.
         - The graph is kept while it is differentiated task by task; ``retain_graph`` has no effect. The aggregation
           is not differentiated: there are no second derivatives through it.
         - On several processes it is refused, for they would aggregate different Jacobians. With
@@ -99,6 +102,7 @@ class JacobianAggregation(Weighting):
 
     needs: ClassVar[str] = "gradients, torchjd"
     cost: ClassVar[str] = "K backward passes, K gradients"
+    sharded: ClassVar[bool] = False
 
     aggregator: Any
     parallel_chunk_size: int | None = None
@@ -152,6 +156,11 @@ class JacobianAggregation(Weighting):
                 "give the losses of all tasks, or choose an aggregator without memory, e.g. UPGrad()"
             )
         parameters = leaves(values)
+        if any(parameter._backward_hooks or parameter.is_complex() for parameter in parameters):
+            raise ValueError(
+                "a parameter is complex, or has a gradient hook, which would act on the Jacobian and again on what is made "
+                "of it; use real parameters, and hooks of the optimizer"
+            )
         gradients = jac(values[present], parameters, retain_graph=True, parallel_chunk_size=self.parallel_chunk_size)
         jacobian = torch.cat([rows.flatten(1).to(values.device) for rows in gradients], 1)
         del gradients
@@ -168,7 +177,7 @@ class JacobianAggregation(Weighting):
 
     def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
-        finite = jacobian.isfinite().all(1)
+        finite = jacobian.norm(dim=1) < 1e18  # whose square is a float32
         usable = jacobian if finite.all() else jacobian[finite]
         weights = jacobian.new_ones(len(jacobian))
         remembers = bool(_parts_that_remember(self.aggregator))
@@ -178,7 +187,7 @@ class JacobianAggregation(Weighting):
         if remembers:
             _recall(self.aggregator, usable, state)
         # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
-        with _seeded(self.seed * 1_000_003 + int(state["steps"]), jacobian.device):
+        with _seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
             if isinstance(self.aggregator, WeightedAggregator):
                 weights[finite] = self.aggregator.weighting(usable).to(weights.dtype)
                 weights = mean_elsewhere(weights, finite)
@@ -265,7 +274,9 @@ def _recall(aggregator: Aggregator, jacobian: Tensor, state: dict[str, Tensor]) 
         _forget(aggregator)
     elif not all(_same(now.get(name), tensor) for name, tensor in remembered.items()):
         _forget(aggregator)
-        aggregator(torch.eye(len(jacobian)).to(jacobian))
+        # A first Jacobian makes what is no number: the key of the shapes, the problem of a solver.
+        with _seeded(0, jacobian.device):
+            aggregator(torch.eye(len(jacobian)).to(jacobian))
         modules = dict(aggregator.named_modules())
         for name, tensor in remembered.items():
             path, _, attribute = name.rpartition(".")

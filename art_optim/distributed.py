@@ -66,17 +66,19 @@ class Processes:
     def share(self, losses: TaskLosses) -> TaskLosses:
         """Return the losses of the samples of all processes, with the graph of those of this one.
 
-        One all-reduce of 2K numbers, on the device. Low-precision losses are averaged in float32.
+        One all-reduce of 2K numbers, on the device, in float64: all processes must send the same, whatever their losses
+        are. Those of low precision become float32.
         """
-        counts = losses.counts.to(torch.promote_types(losses.values.dtype, torch.float32))
-        sums = torch.where(losses.present, losses.values.detach().to(counts.dtype) * counts, 0.0)
+        counts = losses.counts.double()
+        sums = torch.where(losses.present, losses.values.detach() * counts, 0.0)
         both = torch.stack([sums, counts])
         dist.all_reduce(both, group=self.group)
         sums, number = both.unbind()
         divisor = torch.where(number > 0, number, 1.0)
         factor = dist.get_world_size(self.group) / divisor * counts
-        values = _Shared.apply(losses.values, sums / divisor, factor)  # type: ignore[no-untyped-call]
-        return TaskLosses(values, number, losses.tasks)
+        dtype = torch.promote_types(losses.values.dtype, torch.float32)
+        values = _Shared.apply(losses.values, (sums / divisor).to(dtype), factor.to(dtype))  # type: ignore[no-untyped-call]
+        return TaskLosses(values, number.to(dtype), losses.tasks)
 
     def average(self, tensor: Tensor) -> Tensor:
         """Return the mean of a tensor over the processes."""

@@ -77,8 +77,9 @@ class TaskReweightedOptimizer(Optimizer):
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
             ``accumulation_steps`` no integer, ``process_group`` no group.
-        ValueError: A task is named twice, the weighting does not fit the number of tasks, ``accumulation_steps`` is
-            below 1, ``nonfinite`` is none of the above, ``process_group`` has several dimensions or not this process.
+        ValueError: A task is named twice, the weighting does not fit the tasks or the parameters,
+            ``accumulation_steps`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has several
+            dimensions or not this process.
 
     Attributes:
         inner: The wrapped optimizer.
@@ -142,7 +143,12 @@ class TaskReweightedOptimizer(Optimizer):
             raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
         for group in inner.param_groups:
             group.pop(_KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
-        parameters = (parameter for group in inner.param_groups for parameter in group["params"])
+        parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
+        if not weighting.sharded and any(hasattr(parameter, "full_tensor") for parameter in parameters):
+            raise ValueError(
+                f"inner has sharded parameters (DTensor), whose gradients {type(weighting).__name__} cannot look at; "
+                "give parameters that are whole, or choose another weighting"
+            )
         # Parameters on `meta` are about to be materialised, by which time the task state must not be there.
         device = next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
         self.__setstate__(

@@ -87,9 +87,10 @@ class TaskState:
             )
         losses = self.processes.share(losses) if together else losses
         earlier = next(self._earlier, None) if losses.trainable else None
-        if earlier is not None:
-            return self.weighting.repeat(losses.values, losses.present, self.tensors), earlier
         device = losses.values.device
+        if earlier is not None:
+            with _autocast_off(device.type):
+                return self.weighting.repeat(losses.values, losses.present, self.tensors), earlier
         if not self.tasks:
             tensors = self.weighting.init(len(losses.values), device)
         elif not losses.trainable:

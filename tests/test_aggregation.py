@@ -454,3 +454,69 @@ def test_the_package_does_not_import_torchjd():
     """Which takes as long as torch."""
     code = "import sys, art_optim; print('torchjd' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@every(WITH_MEMORY, but={"PCD"})
+def test_a_gradient_too_large_to_square_is_not_remembered(make):
+    model = Model()
+    optimizer = optimizer_of(model, make(), nonfinite="skip")
+    train(model, optimizer, range(2))
+    losses = model.losses(2)
+    optimizer.zero_grad()
+    optimizer.step({**losses, "b": losses["b"] * 1e20})
+    assert all(tensor.isfinite().all() for tensor in optimizer.task_state.tensors.values())
+
+
+def test_resuming_draws_nothing_from_the_global_generator():
+    model = Model()
+    optimizer = optimizer_of(model, GradVac())
+    train(model, optimizer, range(2))
+    resumed = optimizer_of(model, GradVac())
+    resumed.load_state_dict(optimizer.state_dict())
+    before = torch.get_rng_state()
+    train(model, resumed, [2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_largest_seed_has_a_stream():
+    model = Model()
+    train(model, optimizer_of(model, Random(), seed=2**63 - 1), range(2))
+
+
+def test_what_cannot_be_aggregated_is_refused_before_anything_changes():
+    model = Model()
+    hook = model.trunk.weight.register_hook(lambda gradient: gradient * 0.5)
+    optimizer = optimizer_of(model, UPGrad())
+    with pytest.raises(ValueError, match="a parameter is complex, or has a gradient hook"):
+        optimizer.step(model.losses(0))
+    assert optimizer.task_state.tensors["steps"] == 0
+    assert all(gradient is None for gradient in gradients(model))
+    hook.remove()
+    optimizer.step(model.losses(0))
+    number = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([number], lr=0.1), ["a"], JacobianAggregation(UPGrad()))
+    with pytest.raises(ValueError, match="a parameter is complex, or has a gradient hook"):
+        optimizer.step({"a": number.abs().sum()})
+
+
+def test_a_later_evaluation_of_a_closure_is_not_rounded_by_autocast():
+    model = Model()
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure):
+            found = []
+            for _ in range(2):
+                closure()
+                found.append(gradients(model))
+            for one, other in zip(*found, strict=True):
+                assert torch.equal(one, other)
+
+    optimizer = optimizer_of(model, ConFIG(), inner=Twice(model.parameters(), lr=0.1))
+    losses = model.losses(0)
+
+    def closure():
+        optimizer.zero_grad()
+        return losses
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        optimizer.step(closure)

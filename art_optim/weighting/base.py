@@ -44,10 +44,12 @@ class Weighting(ABC):
     Attributes:
         needs: What a method needs to have a meaning, for the table of methods.
         cost: What a step costs beside the weighing itself.
+        sharded: Whether the parameters may be sharded, as by ``fully_shard``.
     """
 
     needs: ClassVar[str] = "losses"
     cost: ClassVar[str] = "none"
+    sharded: ClassVar[bool] = True
 
     normalize: Normalization = field(default="published", kw_only=True)
 

@@ -55,7 +55,7 @@ class GradNorm(Weighting):
     Raises:
         TypeError: ``shared`` holds something else than tensors.
         ValueError: A hyperparameter is outside its range; ``shared`` is empty, or holds a tensor without gradient. Or,
-            in a step, no loss depends on ``shared``, or it is None on several processes.
+            in a step, no loss depends on ``shared``; or on several processes it is None, or the graph static.
 
     Note:
         - The paper's :math:`\theta` is the last layer that all tasks share, to save time.
@@ -123,21 +123,22 @@ class GradNorm(Weighting):
                 "shared is None on several processes, whose losses may depend on different parameters; "
                 "give the parameters, e.g. shared=trunk[-1].parameters()"
             )
-        shared = tuple(self.shared or leaves(values))
+        reached = leaves(values) if self.shared is None or average is not None else ()
+        shared = tuple(self.shared or reached)
         norms, depends = [], False
         for one in torch.eye(len(values), dtype=values.dtype, device=values.device):
             gradients = torch.autograd.grad(values, shared, one, retain_graph=True, allow_unused=True)
             depends |= any(gradient is not None for gradient in gradients)
             flat = [
-                (torch.zeros_like(tensor) if gradient is None else gradient).flatten().to(values.device, torch.float32)
+                _real(torch.zeros_like(tensor) if gradient is None else gradient).to(values.device, torch.float32)
                 for tensor, gradient in zip(shared, gradients, strict=True)
             ]
             gradient = torch.cat(flat)
             norms.append((gradient if average is None else average(gradient)).norm())
         if not depends:
             raise ValueError(
-                "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, none "
-                "of them is in the graph)"
+                "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, or "
+                "within a reentrant checkpoint, none is in the graph)"
             )
         return torch.stack(norms)
 
@@ -159,3 +160,7 @@ class GradNorm(Weighting):
         after = torch.where(usable, moved, 0.0).sum()
         state["weight"].copy_(torch.where(usable, moved * before / after, state["weight"]))
         state["initial"].copy_(initial)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten()

@@ -266,6 +266,14 @@ def what_is_refused(rank, mesh, folder):
 
     refused("JacobianAggregation sees the gradients of one process", JacobianAggregation(UPGrad()))
     refused("shared is None on several processes", GradNorm())
+    static = DistributedDataParallel(Network(), static_graph=True)
+    of_static = per_task_mean(static(inputs, ids), ids, 3)
+    refused("static_graph=True", GradNorm(shared=static.module.trunk.parameters()), given=of_static)
+    refused("static_graph=True", JacobianAggregation(UPGrad()), given=of_static, process_group=False)
+    whole = Network()
+    fully_shard(whole, mesh=mesh)
+    with pytest.raises(ValueError, match="inner has sharded parameters"):
+        TaskReweightedOptimizer(sgd(whole.parameters()), TASKS, JacobianAggregation(UPGrad()), process_group=False)
     named = TaskLosses(losses.values, losses.counts, TASKS)
     refused("tasks are not declared on several processes", EqualWeighting(), tasks=None, given=named)
     grid = init_device_mesh("cpu", (1, 2), mesh_dim_names=("a", "b"))
@@ -319,6 +327,26 @@ def one_rank_fails(rank, mesh, folder):
 def test_a_bad_loss_on_one_rank_ends_both(tmp_path):
     with pytest.raises(Exception, match=r"loss of task 'rain' has shape|Connection closed by peer|Connection reset"):
         in_two_processes(one_rank_fails, tmp_path)
+
+
+def losses_of_several_dtypes(rank, mesh, folder):
+    network = ByTask()
+    network.heads["noise"].double()
+    optimizer = TaskReweightedOptimizer(sgd(network.parameters()), TASKS)
+    features = network.trunk(torch.ones(2, 6) * (1 + rank))
+    losses = {"rain": network.heads["rain"](features).square().mean()}
+    if rank == 0:
+        losses["noise"] = network.heads["noise"](features.double()).square().mean()
+    optimizer.backward(losses)
+    found = [None, None]
+    dist.all_gather_object(found, optimizer.weights)
+    assert found[0] == found[1]
+    assert found[0]["noise"] > 0
+    assert network.heads["noise"].weight.grad is None or rank == 0
+
+
+def test_losses_may_have_other_dtypes_on_other_ranks(tmp_path):
+    in_two_processes(losses_of_several_dtypes, tmp_path)
 
 
 def a_head_that_ddp_does_not_look_for(rank, mesh, folder):

@@ -269,3 +269,44 @@ def test_what_does_not_fit_is_refused():
         GradNorm(shared=["trunk"])
     with pytest.raises(ValueError, match=r"shared has a tensor of shape \(2,\) that requires no gradient"):
         GradNorm(shared=[torch.zeros(2)])
+
+
+def test_the_norm_of_a_complex_gradient_is_that_of_both_parts():
+    number = nn.Parameter(torch.ones(1, dtype=torch.complex64))
+    real = nn.Parameter(torch.ones(2))
+    found = []
+    for loss in (
+        lambda: {"a": (number.imag + 1).sum() * 3, "b": number.real.sum()},
+        lambda: {"a": real[0] * 3, "b": real[1]},
+    ):
+        parameter = number if not found else real
+        weighting = GradNorm(shared=[parameter])
+        optimizer = TaskReweightedOptimizer(torch.optim.SGD([parameter], lr=0.0), ["a", "b"], weighting)
+        optimizer.step(loss())
+        found.append(optimizer.task_state.tensors["weight"].tolist())
+    assert found[0] == pytest.approx(found[1])
+    assert found[0][0] < 1 < found[0][1]
+
+
+def test_losses_that_do_not_depend_on_the_shared_parameters_are_refused():
+    model, other = Model(), Model()
+    optimizer = optimizer_of(model, shared=shared(other))
+    with pytest.raises(ValueError, match="no loss depends on a tensor of shared"):
+        optimizer.step(model.losses(0))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_function_of_its_own_with_a_variable_is_no_leaf():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.variable = 3
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    model = Model()
+    optimizer = optimizer_of(model, shared=None)
+    optimizer.step({task: Double.apply(loss) for task, loss in model.losses(0).items()})

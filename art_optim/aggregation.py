@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .weighting import Weighting
-from .weighting.base import Average, check_whole, mean_elsewhere
+from .weighting.base import Average, check_whole
 from .weighting.graph import leaves
 
 try:
@@ -34,7 +34,8 @@ class JacobianAggregation(Weighting):
 
     where
 
-    - :math:`\theta` are all n parameters that the losses depend on, those of the tasks' heads included;
+    - :math:`\theta` are all n parameters (leaves of the graph) that the losses depend on, those of the tasks' heads
+      included;
     - :math:`J` [tasks present, n] leaves out absent tasks: the others are aggregated as if these did not exist;
     - most aggregators are weighted sums, :math:`\mathcal{A}(J) = w^\top J`: these :math:`w` are the weights, scaled by
       ``normalize`` as those of any weighting. Some are not (``GradDrop``, ``ConFIG``, ``TrimmedMean``): there
@@ -46,9 +47,8 @@ class JacobianAggregation(Weighting):
     It costs one backward pass a task, the memory of K gradients and one more copy while these are put together, and the
     host waits for the device: to know which tasks are there, and in most aggregators.
 
-    A row of :math:`J` that is not finite (of a norm below 1e18) is left out of the aggregation, and weighed as the mean
-    of the others (as 1 where there are none, or where the aggregator remembers tasks), so that the gradient shows it; a
-    loss that is NaN usually makes all rows so. Losses without a graph, as in validation, all have weight 1 before
+    Where a row of :math:`J` is not finite (of a norm below 1e18), nothing is aggregated or remembered: all weights are
+    1, so that the gradient shows it. Losses without a graph, as in validation, have weight 1 as well; all before
     ``normalize``.
 
     Args:
@@ -73,7 +73,8 @@ class JacobianAggregation(Weighting):
 
     Note:
         - Gradients are aggregated as they come. The scale of a ``GradScaler`` comes after, too late to keep small
-          float16 gradients from becoming 0: use bfloat16. With ``accumulation_steps`` each batch is aggregated by itself.
+          float16 gradients from becoming 0: use bfloat16. With ``accumulation_steps`` each batch is aggregated by
+          itself.
         - Sparse gradients (``Embedding(sparse=True)``) and sharded parameters cannot be aggregated.
         - The graph is kept while it is differentiated task by task; ``retain_graph`` has no effect. The aggregation
           is not differentiated: there are no second derivatives through it.
@@ -143,7 +144,7 @@ class JacobianAggregation(Weighting):
     def objective(
         self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
-        if not (values.requires_grad and torch.is_grad_enabled()):
+        if not (values.requires_grad and torch.is_grad_enabled() and present.any()):
             return super().objective(values, present, state)
         if average is not None:
             raise ValueError(
@@ -158,8 +159,8 @@ class JacobianAggregation(Weighting):
         parameters = leaves(values)
         if any(parameter._backward_hooks or parameter.is_complex() for parameter in parameters):
             raise ValueError(
-                "a parameter is complex, or has a gradient hook, which would act on the Jacobian and again on what is made "
-                "of it; use real parameters, and hooks of the optimizer"
+                "a parameter is complex, or has a gradient hook, which would act on the Jacobian and again on what is "
+                "made of it; use real parameters, and hooks of the optimizer"
             )
         gradients = jac(values[present], parameters, retain_graph=True, parallel_chunk_size=self.parallel_chunk_size)
         jacobian = torch.cat([rows.flatten(1).to(values.device) for rows in gradients], 1)
@@ -177,23 +178,18 @@ class JacobianAggregation(Weighting):
 
     def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
-        finite = jacobian.norm(dim=1) < 1e18  # whose square is a float32
-        usable = jacobian if finite.all() else jacobian[finite]
         weights = jacobian.new_ones(len(jacobian))
-        remembers = bool(_parts_that_remember(self.aggregator))
-        if not len(usable) or (remembers and len(usable) < len(jacobian)):
+        if not (jacobian.norm(dim=1) < 1e18).all():  # whose square is a float32
             return jacobian, weights
-        usable = usable.float() if self._has_weights or usable.dtype.itemsize < 4 else usable
-        if remembers:
-            _recall(self.aggregator, usable, state)
+        matrix = jacobian.float() if self._has_weights or jacobian.dtype.itemsize < 4 else jacobian
+        if _parts_that_remember(self.aggregator):
+            _recall(self.aggregator, matrix, state)
         # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
         with _seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
             if isinstance(self.aggregator, WeightedAggregator):
-                weights[finite] = self.aggregator.weighting(usable).to(weights.dtype)
-                weights = mean_elsewhere(weights, finite)
+                weights = self.aggregator.weighting(matrix)
             else:
-                jacobian = jacobian.clone()
-                jacobian[finite] = (self.aggregator(usable) / len(usable)).to(jacobian.dtype)
+                jacobian = (self.aggregator(matrix) / len(matrix)).to(jacobian.dtype).expand_as(jacobian)
         state["steps"] += 1
         for name, tensor in _memory(self.aggregator).items():
             if name in state:
@@ -229,7 +225,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 

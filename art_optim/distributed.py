@@ -46,6 +46,7 @@ class Processes:
                     "gradients are averaged, e.g. mesh['data'], or mesh['replicate', 'shard']._flatten()"
                 )
             group = group.get_group()
+        self._agreed: tuple[str, ...] | None = None
         self.together = group is not False
         self.group = group or None
         if self.group is None:
@@ -62,6 +63,23 @@ class Processes:
     def several(self) -> bool:
         """Whether there is more than one process."""
         return self.together and dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
+
+    def agree(self, tasks: tuple[str, ...]) -> None:
+        """Compare the names of the tasks over the processes, once: in another order, losses would be mixed.
+
+        Raises:
+            ValueError: They are not the same, in the same order.
+        """
+        if self._agreed == tasks:
+            return
+        everywhere: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everywhere, tasks, group=self.group)
+        if any(each != tasks for each in everywhere):
+            raise ValueError(
+                f"the processes have the tasks {' and '.join(map(str, dict.fromkeys(everywhere)))}; "
+                "declare the same on all, in the same order"
+            )
+        self._agreed = tasks
 
     def share(self, losses: TaskLosses) -> TaskLosses:
         """Return the losses of the samples of all processes, with the graph of those of this one.

@@ -80,12 +80,16 @@ class TaskState:
 
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
-        together = losses.trainable and self.processes.several
-        if together and not self.tasks:
-            raise ValueError(
-                "tasks are not declared on several processes, which may see different ones; give tasks=[...]"
-            )
-        losses = self.processes.share(losses) if together else losses
+        together = self.processes.several and torch.is_grad_enabled()
+        if together:
+            if not losses.trainable:
+                raise ValueError("losses carry no graph, but those of other processes may; give such, or use no_grad()")
+            if not self.tasks:
+                raise ValueError(
+                    "tasks are not declared on several processes, which may see different ones; give tasks=[...]"
+                )
+            self.processes.agree(self.tasks)
+            losses = self.processes.share(losses)
         earlier = next(self._earlier, None) if losses.trainable else None
         device = losses.values.device
         if earlier is not None:

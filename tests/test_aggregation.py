@@ -38,7 +38,7 @@ from torchjd.aggregation import (
     UPGradWeighting,
 )
 
-from art_optim import TaskReweightedOptimizer, per_task_mean
+from art_optim import TaskLosses, TaskReweightedOptimizer, per_task_mean
 from art_optim.aggregation import JacobianAggregation
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")
@@ -332,10 +332,28 @@ def test_a_gradient_that_is_not_finite_shows_and_is_not_remembered(make):
     assert optimizer.skipped == 1
     assert all(weight.isfinite() for weight in optimizer.weights.values())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    for name in state.keys() - {"steps"}:
-        assert torch.equal(state[name], optimizer.task_state.tensors[name])
+    for name, tensor in state.items():
+        assert torch.equal(tensor, optimizer.task_state.tensors[name])
     train(model, optimizer, range(2, 4))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@every({"UPGrad": lambda: UPGrad(pref_vector=torch.ones(3)), "Krum": EVERY["Krum"], "ConFIG": ConFIG})
+def test_one_gradient_of_several_that_is_too_large(make):
+    """Some aggregators want to see a fixed number of rows."""
+    x = nn.Parameter(torch.ones(3))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([x], lr=0.1), TASKS, JacobianAggregation(make()))
+    optimizer.backward({"a": x[0], "b": x[1] * 1e30, "c": x[2] ** 2})
+    assert torch.stack(list(optimizer.weights.values())).tolist() == [1, 1, 1]
+    torch.testing.assert_close(x.grad, torch.tensor([1.0, 1e30, 2.0]))
+
+
+@every({"UPGrad": UPGrad, "ConFIG": ConFIG, "GradDrop": GradDrop})
+def test_a_batch_without_any_task_moves_nothing(make):
+    x = nn.Parameter(torch.ones(3))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([x], lr=0.1), TASKS, JacobianAggregation(make()))
+    optimizer.step(TaskLosses(x * 2, torch.zeros(3)))
+    assert x.tolist() == [1, 1, 1]
 
 
 @every({"UPGrad": UPGrad, "PCGrad": PCGrad, "MGDA": MGDA})

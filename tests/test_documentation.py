@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_the_table_of_methods_is_written_between_its_comments(tmp_path, monkeypa
     monkeypatch.setattr(methods, "README", page)
     methods.main(["--write"])
     assert page.read_text() == f"before\n{methods.BEGIN}{methods.table()}\n{methods.END}\nafter\n"
+
+
+def test_the_table_of_the_comparison_is_that_of_its_results():
+    results = ROOT / "benchmarks/results/compare"
+    assert (results / "table.md").read_text().strip() in (ROOT / "README.md").read_text()
+    found = json.loads((results / "results.json").read_text())
+    assert found["command"].startswith("python -m benchmarks.compare")
+    assert all(found[key] for key in ("machine", "versions", "seeds"))
 
 
 def test_the_worked_example_is_a_weighting_like_any_other():

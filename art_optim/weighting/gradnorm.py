@@ -117,14 +117,20 @@ class GradNorm(Weighting):
             self._learn(values.detach().float(), self._gradient_norms(values, average), present, state)
         return values, weights
 
-    def _gradient_norms(self, values: Tensor, average: Average | None) -> Tensor:
-        if average is not None and self.shared is None:
+    def _parameters(self, values: Tensor, average: Average | None) -> tuple[Tensor, ...]:
+        shared = tuple(self.shared or ())
+        if average is None:
+            return shared or leaves(values)
+        if not shared or any(hasattr(tensor, "full_tensor") for tensor in shared):
             raise ValueError(
-                "shared is None on several processes, whose losses may depend on different parameters; "
-                "give the parameters, e.g. shared=trunk[-1].parameters()"
+                f"shared is {'sharded' if shared else None} on several processes, which must differentiate by the same "
+                "whole parameters; give such, e.g. shared=trunk[-1].parameters()"
             )
-        reached = leaves(values) if self.shared is None or average is not None else ()
-        shared = tuple(self.shared or reached)
+        leaves(values)  # refuses a static graph
+        return shared
+
+    def _gradient_norms(self, values: Tensor, average: Average | None) -> Tensor:
+        shared = self._parameters(values, average)
         norms, depends = [], False
         for one in torch.eye(len(values), dtype=values.dtype, device=values.device):
             gradients = torch.autograd.grad(values, shared, one, retain_graph=True, allow_unused=True)
@@ -135,7 +141,7 @@ class GradNorm(Weighting):
             ]
             gradient = torch.cat(flat)
             norms.append((gradient if average is None else average(gradient)).norm())
-        if not depends:
+        if average is None and not depends:  # of several processes one may lack it
             raise ValueError(
                 "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, or "
                 "within a reentrant checkpoint, none is in the graph)"

@@ -270,6 +270,12 @@ def what_is_refused(rank, mesh, folder):
     of_static = per_task_mean(static(inputs, ids), ids, 3)
     refused("static_graph=True", GradNorm(shared=static.module.trunk.parameters()), given=of_static)
     refused("static_graph=True", JacobianAggregation(UPGrad()), given=of_static, process_group=False)
+    refused("losses carry no graph", EqualWeighting(), given=TaskLosses(losses.values.detach(), losses.counts))
+    combining = TaskReweightedOptimizer(sgd(network.parameters()), TASKS)
+    with pytest.raises(ValueError, match="losses carry no graph, but those of other processes may"):
+        combining.combine(TaskLosses(losses.values.detach(), losses.counts))
+    mine = TASKS if rank == 0 else TASKS[::-1]
+    refused("the processes have the tasks", EqualWeighting(), tasks=mine)
     whole = Network()
     fully_shard(whole, mesh=mesh)
     with pytest.raises(ValueError, match="inner has sharded parameters"):

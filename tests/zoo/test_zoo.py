@@ -44,7 +44,9 @@ def test_wrapped_trains_and_fails_like_unwrapped(case):
     assert differing(done) == []
     assert any(pair.trained for pair in done)
     needs_more = zoo.verdict(done)[0] != "identical"
-    assert {pair.way for pair in done if pair.refused} == ({"step"} if needs_more else set())
+    refused = {pair.way for pair in done if pair.refused}
+    assert ("step" in refused) == needs_more
+    assert refused <= {"step", "backward, step"}
 
 
 @pytest.mark.parametrize("case", TORCH, ids=str)

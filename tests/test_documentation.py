@@ -80,6 +80,10 @@ def test_the_table_of_the_comparison_is_that_of_its_results():
     assert all(found[key] for key in ("machine", "versions", "seeds"))
 
 
+def test_the_table_of_the_all_reduce_is_that_of_its_results():
+    assert (ROOT / "benchmarks/results/scaling/table.md").read_text().strip() in (ROOT / "README.md").read_text()
+
+
 def test_the_worked_example_is_a_weighting_like_any_other():
     execute("CONTRIBUTING.md")
     assert "inverse" in available()

@@ -39,7 +39,7 @@ from .timing import step_times
 
 QUICK = {
     "methods": ["equal", "rlw", "uncertainty", "famo", "art", "mean-of:art"],
-    "steps": 150,
+    "steps": 120,
     "levels": 1,
 }
 

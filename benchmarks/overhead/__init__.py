@@ -1,0 +1,1 @@
+"""What the wrapper costs a step, beside the plain loop and what else weighs losses."""

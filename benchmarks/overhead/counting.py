@@ -1,0 +1,69 @@
+"""What one step asks of the machine: operators, memory, and of CUDA kernels and waiting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
+
+from .timing import Step
+
+
+def count(step: Step, device: str) -> dict[str, Any]:
+    """Return the operators of a step, and the most bytes that tensors made in it hold at once.
+
+    On CUDA, also the kernels that it launches, and whether the host waits for the device: where it does, ``step`` is
+    left halfway.
+    """
+    if torch.device(device).type != "cuda":
+        return _profiled(step)
+    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step), "host waits": _waits(step)}
+
+
+def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
+    with profile(activities=activities, profile_memory=not cuda, acc_events=True) as profiled:
+        step()
+    events = profiled.events() or []
+    counted = {"operators": sum(_is_operator(event) for event in events)}
+    if cuda:
+        return {**counted, "kernels": sum("LaunchKernel" in event.name for event in events)}
+    with TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    allocated = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
+    return {**counted, "peak bytes": max(allocated, default=0)}
+
+
+def _is_operator(event: FunctionEvent) -> bool:
+    """Whether it is called by the step or its backward pass, not by another operator."""
+    inside = event.cpu_parent is not None and event.cpu_parent.name.startswith("aten::")
+    return event.name.startswith("aten::") and not inside
+
+
+def _cuda_peak(step: Step) -> int:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _waits(step: Step) -> bool:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    except RuntimeError as error:
+        if "synchronizing CUDA operation" not in str(error):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    return False

@@ -27,7 +27,7 @@ def count(step: Step, device: str) -> dict[str, Any]:
 
 def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
-    with profile(activities=activities, profile_memory=not cuda, acc_events=True) as profiled:
+    with profile(activities=activities, profile_memory=not cuda) as profiled:
         step()
     events = profiled.events() or []
     counted = {"operators": sum(_is_operator(event) for event in events)}
@@ -36,9 +36,22 @@ def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
     with TemporaryDirectory() as folder:
         trace = Path(folder, "trace.json")
         profiled.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    allocated = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
-    return {**counted, "peak bytes": max(allocated, default=0)}
+        return {**counted, "peak bytes": peak(json.loads(trace.read_text())["traceEvents"])}
+
+
+def peak(trace: list[dict[str, Any]]) -> int:
+    """Return the most bytes at once of what was allocated within a trace of PyTorch's profiler."""
+    live: dict[int, int] = {}
+    held = most = 0
+    for event in sorted((event for event in trace if event["name"] == "[memory]"), key=lambda event: event["ts"]):
+        address, size = event["args"]["Addr"], event["args"]["Bytes"]
+        if size > 0:
+            live[address] = size
+            held += size
+        else:
+            held -= live.pop(address, 0)  # 0: of an earlier step
+        most = max(most, held)
+    return most
 
 
 def _is_operator(event: FunctionEvent) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from . import training, weighing
-from .compiling import COMPILED
 from .counting import count
 from .inputs import INPUTS, Input
 from .methods import AGAIN, skipped
@@ -59,8 +58,8 @@ def measure(
     steps, without = contestants(of, names, device)
     times = rounds(steps, device, least, seconds)
     summary = quartiles(times)
-    # A compiled step is left to its compiler: the profiler would see its first pass through another program.
-    counts = {name: {} if name.startswith(COMPILED) else count(step, device) for name, step in steps.items()}
+    counts = {name: count(step, device) for name, step in steps.items()}
+    plain = counts[REFERENCE]["peak bytes"]
     records = [
         {
             "problem": of.problem,
@@ -70,6 +69,7 @@ def measure(
             "rounds": len(times),
             **{key: summary.loc[name, key].to_dict() for key in ("time", "ratio", "extra")},
             **counts[name],
+            "bytes beyond": counts[name]["peak bytes"] - plain,
         }
         for name in steps
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def weighing(num_tasks: int, device: str) -> Problem:
 def mlp(num_tasks: int, device: str) -> Problem:
     """Three layers of 256 and an output a task, 64 samples."""
     widths = [64, 256, 256, 256]
-    layers = [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in pairwise(widths)]
     network = nn.Sequential(*layers, nn.Linear(256, num_tasks))
     return _with_outputs(network, layers[-1], _uniform(64, 64, device=device), num_tasks)
 
@@ -50,9 +51,7 @@ def mlp(num_tasks: int, device: str) -> Problem:
 def conv(num_tasks: int, device: str) -> Problem:
     """Eight convolutions of width 32 and an output a task, 8 images of 32 x 32."""
     widths = [3, *[32] * 8]
-    layers = [
-        nn.Sequential(nn.Conv2d(*pair, 3, padding=1), nn.ReLU()) for pair in zip(widths, widths[1:], strict=False)
-    ]
+    layers = [nn.Sequential(nn.Conv2d(*pair, 3, padding=1), nn.ReLU()) for pair in pairwise(widths)]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_tasks))
     return _with_outputs(network, layers[-1], _uniform(8, 3, 32, 32, device=device), num_tasks)
 

@@ -59,7 +59,9 @@ def quartiles(times: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
         "extra": 1e6 * times.sub(times[reference], axis=0),
     }
     names = {0.25: "low", 0.5: "median", 0.75: "high"}
-    return pd.concat({key: frame.quantile(list(names)).T.rename(columns=names) for key, frame in related.items()}, axis=1)
+    return pd.concat(
+        {key: frame.quantile(list(names)).T.rename(columns=names) for key, frame in related.items()}, axis=1
+    )
 
 
 def _finish(device: str) -> None:

@@ -30,7 +30,7 @@ import art_optim
 from benchmarks.machine import processor
 
 from . import methods, report
-from .compiling import why_not
+from .compiling import COMPILED, why_not
 from .inputs import INPUTS
 from .measuring import Combination, measure
 from .problems import PROBLEMS
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"nothing is compiled: {note}", soft_wrap=True, markup=False)
     names = given.methods or methods.names()
     if given.compile and not note:
-        names = [*names, *(f"compiled {name}" for name in names if f"compiled {name}" in methods.names(compiled=True))]
+        names = [*names, *(f"{COMPILED}{name}" for name in methods.compilable() if name in names)]
     combinations = [Combination(*axes) for axes in product(given.problems, given.inputs, given.tasks)]
     records, skipped = sweep(combinations, names, given, console)
 
@@ -101,12 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "results": records,
     }
     where = "{processor}, {threads} thread(s), {device}".format(**results["machine"])
-    table = f"{report.tables(records)}\n\n{report.notes(where, report.grouped(skipped))}\n"
+    ratios, notes = report.ratios(records), report.notes(where, report.grouped(skipped))
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.output / "table.md").write_text(table)
+    (given.output / "table.md").write_text(f"{ratios}\n\n{notes}\n\n{report.details(records)}\n")
     report.plot(records, given.output / "overhead.png")
-    console.print(table, soft_wrap=True, markup=False)
+    console.print(f"{ratios}\n\n{notes}\n", soft_wrap=True, markup=False)
     console.print(f"results.json, table.md and overhead.png are in {given.output}/", soft_wrap=True)
     return 0
 
@@ -137,6 +137,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(given, name)}; give a whole number, at least 1")
     if min(given.tasks) < 1:
         parser.error(f"--tasks has {min(given.tasks)}; give whole numbers, at least 1")
+    if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device is {given.device}; this machine has no CUDA device")
     unknown = [name for name in given.methods or () if name not in methods.names()]
     if unknown:
         parser.error(f"--methods has {unknown[0]!r}; choose from {', '.join(methods.names())}")

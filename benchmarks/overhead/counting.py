@@ -22,7 +22,7 @@ def count(step: Step, device: str) -> dict[str, Any]:
     """
     if torch.device(device).type != "cuda":
         return _profiled(step)
-    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step), "host waits": _waits(step)}
+    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step, device), "host waits": _waits(step)}
 
 
 def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
@@ -60,11 +60,11 @@ def _is_operator(event: FunctionEvent) -> bool:
     return event.name.startswith("aten::") and not inside
 
 
-def _cuda_peak(step: Step) -> int:
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+def _cuda_peak(step: Step, device: str) -> int:
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     step()
-    return torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _waits(step: Step) -> bool:

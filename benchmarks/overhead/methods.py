@@ -35,10 +35,14 @@ SCALARIZERS: dict[str, Callable[[int], Scalarizer]] = {
 MOST_GRADIENTS = 40  # tasks that are differentiated one by one
 
 
-def names(compiled: bool = False) -> list[str]:
-    """Everything that is measured, the reference first; compiled are the weightings, and a scalarizer that learns."""
-    eager = [REFERENCE, AGAIN, STACKED, HOST, *available(), AGGREGATOR, *SCALARIZERS]
-    return eager + [f"{COMPILED}{name}" for name in (*available(), "torchjd UW")] * compiled
+def names() -> list[str]:
+    """Everything that is measured, the reference first."""
+    return [REFERENCE, AGAIN, STACKED, HOST, *available(), AGGREGATOR, *SCALARIZERS]
+
+
+def compilable() -> list[str]:
+    """What can be measured compiled as well: the weightings, and a scalarizer that learns."""
+    return [*available(), "torchjd UW"]
 
 
 def is_weighting(name: str) -> bool:

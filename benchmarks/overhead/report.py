@@ -17,6 +17,7 @@ from .measuring import Combination
 from .methods import AGAIN, AGGREGATOR, HOST, SCALARIZERS, STACKED
 from .timing import REFERENCE
 
+OUT_OF_SCALE = ("gradnorm", AGGREGATOR)  # of the picture; a backward pass a task
 TITLES = {
     "weighing": "weighing alone, over stacking the losses",
     "mlp": "MLP, 3 layers of 256",
@@ -27,15 +28,21 @@ TITLES = {
 }
 
 
-def tables(records: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out the ratios, a row a method and a column a number of tasks; then everything, a table a combination."""
+def ratios(records: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out the ratios: a row a method, a column a number of tasks."""
     frame = pd.DataFrame(records)
     parts = ["# Time of a step over that of the plain loop: median (quartiles)"]
     for (problem, given), of in frame.groupby(["problem", "input"], sort=False):
         cells = of.assign(cell=of["ratio"].map(_ratio)).pivot(index="method", columns="tasks", values="cell")
         cells = cells.reindex(of["method"].drop_duplicates()).fillna("-").rename(columns="{} tasks".format)
         parts += [f"## {TITLES[problem]}: {TITLES[given]}", _markdown(cells.reset_index())]
-    parts.append("# Each combination")
+    return "\n\n".join(parts)
+
+
+def details(records: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out everything: a table a combination."""
+    frame = pd.DataFrame(records)
+    parts = ["# Each combination"]
     for (problem, given, tasks), of in frame.groupby(["problem", "input", "tasks"], sort=False):
         rounds = of["rounds"].iloc[0]
         parts += [f"## {TITLES[problem]}: {TITLES[given]}, {tasks} tasks ({rounds} rounds)", _markdown(_rows(of))]
@@ -46,7 +53,7 @@ def _rows(of: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "method": of["method"],
         "time ratio": of["ratio"].map(_ratio),
-        "step, µs": of["time"].map(lambda quartiles: f"{quartiles['median']:,.1f}"),
+        "step, µs": of["time"].map("{0[median]:,.1f}".format),
         "extra, µs": of["extra"].map(
             lambda quartiles: "{median:+,.1f} ({low:+,.1f} to {high:+,.1f})".format(**quartiles)
         ),
@@ -72,7 +79,7 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
     lines = [
         f"- On {where}. In a round all methods take turns in random order, each with a network of its own on a batch "
         "that stays; a ratio and a difference are of one round, and medians and quartiles over the rounds.",
-        f"- `{REFERENCE}` is `sum(losses).backward(); optimizer.step()` with AdamW, forward and `zero_grad` included, and "
+        f"- `{REFERENCE}` is `sum(losses).backward(); optimizer.step()` with AdamW, with forward and `zero_grad`; "
         f"`{AGAIN}` is the same once more: the noise. Of a mixed batch it is the mean over the samples. "
         f"`{STACKED}` is `torch.stack(losses).sum()`, or the sum of the means of the tasks.",
         "- Weighing alone has no network: from losses that are there to their weights, over stacking them (or, mixed, "
@@ -81,7 +88,7 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
         f"- `{HOST}` is Art as training scripts have it: an `.item()` a task and Python floats.",
         "- TorchJD's scalarizers are used as documented: what they learn is in the optimizer, and FAMO computes the "
         "losses once more after the step. DWA's epoch does not end while it is timed.",
-        "- `gradnorm` is given the last layer that the tasks share; `upgrad` is TorchJD's `UPGrad` through the wrapper.",
+        "- `gradnorm` has the last layer that the tasks share; `upgrad` is TorchJD's `UPGrad` through the wrapper.",
         "- SRResNet-like is the restoration network of the demo: residual blocks as in SRResNet, no upsampling, and a "
         "head that sees the whole image.",
         "- Operators are those that a step and its backward pass call, not those within operators. Memory is the most "
@@ -123,11 +130,15 @@ def _panel(panel: Axes, of: pd.DataFrame) -> dict[str, Any]:
         if name == AGAIN:
             panel.fill_between(points["tasks"], points["low"], points["high"], color="black", alpha=0.15, linewidth=0)
     panel.set_xscale("log")
-    panel.set_yscale("log")
+    if of["problem"].iloc[0] == "weighing":
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:.4g}")
+    # Many backward passes would press all that take one into a line.
+    most = of.loc[~of["method"].isin(OUT_OF_SCALE), "median"].max()
+    panel.set_ylim(top=1.1 * most)
     tasks = sorted(of["tasks"].unique())
     panel.set_xticks(tasks, [str(number) for number in tasks])
     panel.minorticks_off()
-    panel.yaxis.set_major_formatter("{x:.4g}")
     panel.grid(alpha=0.3)
     return lines
 
@@ -139,8 +150,8 @@ def _look(name: str) -> tuple[str, dict[str, Any]]:
         STACKED: ("stacked sum", {"color": "tab:green"}),
         HOST: ("Art on the host", {"color": "tab:red"}),
         "art": ("art", {"color": "tab:blue", "linewidth": 2.5, "zorder": 5}),
-        "gradnorm": ("gradnorm", {"color": "tab:purple"}),
-        AGGREGATOR: (AGGREGATOR, {"color": "tab:brown"}),
+        "gradnorm": ("gradnorm, off the scale", {"color": "tab:purple"}),
+        AGGREGATOR: (f"{AGGREGATOR}, off the scale", {"color": "tab:brown"}),
     }
     if name in own:
         return own[name]
@@ -155,7 +166,7 @@ def _look(name: str) -> tuple[str, dict[str, Any]]:
 def grouped(skipped: Mapping[Combination, Mapping[str, str]]) -> dict[str, list[str]]:
     """Gather what was not measured by the reason: methods, or all methods of a problem."""
     reasons: dict[str, list[str]] = {}
-    for of, methods in skipped.items():
+    for methods in skipped.values():
         for method, why in methods.items():
             what = reasons.setdefault(why, [])
             what += [] if method in what else [method]

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 REFERENCE = "plain"
-BLOCK = 2e-3  # seconds that the reference takes in a round, at least
+BLOCK, MOST_STEPS = 2e-3, 30  # a method takes steps in a round until the reference would take so many seconds
 
 Step = Callable[[], object]
 
@@ -27,7 +27,7 @@ def rounds(contestants: Mapping[str, Step], device: str, least: int, seconds: fl
     order, shuffle = list(contestants), random.Random(0).shuffle
     for step in contestants.values():
         seconds_a_step(step, 2, device)
-    steps = min(100, math.ceil(BLOCK / seconds_a_step(contestants[REFERENCE], 2, device)))
+    steps = min(MOST_STEPS, math.ceil(BLOCK / seconds_a_step(contestants[REFERENCE], 2, device)))
     times: list[dict[str, float]] = []
     began = time.perf_counter()
     with _no_collection():
@@ -66,7 +66,7 @@ def quartiles(times: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
 
 def _finish(device: str) -> None:
     if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
 
 
 @contextmanager

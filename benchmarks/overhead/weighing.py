@@ -1,7 +1,7 @@
 """From losses to weights with each method, and nothing else; the reference makes one vector of the losses.
 
-The weights of a scalarizer are the derivatives by the losses. With them come the gradients of what it learns, but not the
-step along these, which a weighting takes, and of the scalarizers FAMO.
+The weights of a scalarizer are the derivatives by the losses. With them come the gradients of what it learns, but not
+the step along these, which a weighting takes, and of the scalarizers FAMO.
 """
 
 from __future__ import annotations

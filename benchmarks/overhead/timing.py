@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 REFERENCE = "plain"
-BLOCK, MOST_STEPS = 2e-3, 30  # a method takes steps in a round until the reference would take so many seconds
+BLOCK, MOST_STEPS = 2e-3, 30  # in a round, steps until the first has taken so many seconds
 
 Step = Callable[[], object]
 
@@ -21,13 +21,13 @@ Step = Callable[[], object]
 def rounds(contestants: Mapping[str, Step], device: str, least: int, seconds: float) -> pd.DataFrame:
     """Return the seconds of a step: a row a round, a column a contestant.
 
-    In each round all contestants take the same number of steps, in random order. There are at least so many rounds, and
-    more until the seconds are over; a first one warms up.
+    In each round all contestants take the same number of steps, in random order: as many as suit the first. There are
+    at least so many rounds, and more until the seconds are over; another one before them warms up.
     """
     order, shuffle = list(contestants), random.Random(0).shuffle
     for step in contestants.values():
         seconds_a_step(step, 2, device)
-    steps = min(MOST_STEPS, math.ceil(BLOCK / seconds_a_step(contestants[REFERENCE], 2, device)))
+    steps = min(MOST_STEPS, math.ceil(BLOCK / seconds_a_step(contestants[order[0]], 2, device)))
     times: list[dict[str, float]] = []
     began = time.perf_counter()
     with _no_collection():

@@ -21,8 +21,7 @@ def step_of(name: str, given: Input) -> Step:
     """Return what takes a step of a method on the network of the problem."""
     base, network = name.removeprefix(COMPILED), given.problem.network
     if is_weighting(base):
-        inner = _inner(network)
-        optimizer = TaskReweightedOptimizer(inner, given.problem.tasks, weighting(base, given.problem))
+        optimizer = TaskReweightedOptimizer(inner(network), given.problem.tasks, weighting(base, given.problem))
         if name == base:
             return _wrapped(optimizer, given)
         combine = compiled(lambda losses: optimizer.combine(losses))
@@ -32,15 +31,15 @@ def step_of(name: str, given: Input) -> Step:
         if isinstance(made, FAMO):
             return _famo(made, given)
         combine = made if name == base else compiled(lambda values: made(values))
-        return _loop(_inner(network, made), lambda: combine(given.vector()))
+        return _loop(inner(network, made), lambda: combine(given.vector()))
     if name == HOST:
         art = HostArt(len(given.problem.tasks))
-        return _loop(_inner(network), lambda: art(given.one_by_one()))
-    return _loop(_inner(network), (lambda: given.vector().sum()) if name == STACKED else given.plain)
+        return _loop(inner(network), lambda: art(given.one_by_one()))
+    return _loop(inner(network), (lambda: given.vector().sum()) if name == STACKED else given.plain)
 
 
-def _inner(*modules: nn.Module) -> torch.optim.Optimizer:
-    """Small steps: the losses of the last round are like those of the first."""
+def inner(*modules: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with small steps: the losses of the last round are like those of the first."""
     return torch.optim.AdamW([p for module in modules for p in module.parameters()], lr=1e-6)
 
 
@@ -63,7 +62,7 @@ def _wrapped(optimizer: TaskReweightedOptimizer, given: Input) -> Step:
 
 def _famo(made: FAMO, given: Input) -> Step:
     """As documented: it steps its own parameters, for which the losses are computed once more after the step."""
-    step = _loop(_inner(given.problem.network), lambda: made(given.vector()))
+    step = _loop(inner(given.problem.network), lambda: made(given.vector()))
 
     def step_and_update() -> None:
         step()

@@ -187,6 +187,56 @@ def test_a_combination_that_makes_no_sense_is_left_out():
     assert [*skipped.values()] == [{"srresnet": "a batch with an image of every task, for more than 40 tasks"}]
 
 
+def test_an_interrupt_leaves_what_was_finished(monkeypatch, tmp_path, capsys):
+    measured = []
+
+    def measure(of, *arguments):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(of)
+        return measuring.measure(of, *arguments)
+
+    monkeypatch.setattr(command, "measure", measure)
+    few = ["--problems", "weighing", "--methods", "art"]
+    assert command.main([*TINY, *few, "--output", str(tmp_path)]) == 0
+    assert "interrupted: the results are of what was finished" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {of["input"] for of in results["results"]} == {"named"}
+    assert command.main([*TINY, *few, "--output", str(tmp_path / "nothing")]) == 130
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_kernels_and_waiting_are_counted(tmp_path):
+    few = ["--problems", "mlp", "--methods", "art", "on the host", "--device", "cuda"]
+    assert command.main([*TINY, *few, "--output", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    waits = {(of["input"], of["method"]): of["host waits"] for of in results}
+    assert waits == {
+        (given, method): method == "on the host"
+        for given in INPUTS
+        for method in ("plain", "plain again", "art", "on the host")
+    }
+    assert all(of["kernels"] > 0 for of in results)
+
+
+def test_a_wait_for_the_device_is_noticed(monkeypatch):
+    """As CUDA raises it; the mode is what it was afterwards, and another error is not taken for a wait."""
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def fail(message):
+        raise RuntimeError(message)
+
+    assert counting.waits(lambda: fail("called a synchronizing CUDA operation"))
+    assert not counting.waits(lambda: None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        counting.waits(lambda: fail("out of memory"))
+    assert modes == [0, "error", 0, "error", 0, "error", 0]
+
+
 def test_without_a_compiler_it_says_so(monkeypatch, tmp_path, capsys):
     def compile(function):
         raise RuntimeError("no C++ compiler\nand more")
@@ -253,10 +303,12 @@ def test_the_profile_prints_phases_and_lines(method, capsys):
         (["--methods", "nothing"], "--methods has 'nothing'; choose from plain, "),
         (["--tasks", "0"], "--tasks has 0; give whole numbers, at least 1"),
         (["--rounds", "0"], "--rounds is 0; give a whole number, at least 1"),
+        (["--device", "cuda"], "--device is cuda; this machine has no CUDA device"),
         (["--threads", "0"], "--threads is 0; give a whole number, at least 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments, message, capsys):
+def test_what_cannot_be_measured_is_refused(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert message in capsys.readouterr().err

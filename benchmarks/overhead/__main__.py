@@ -35,27 +35,30 @@ from .inputs import INPUTS
 from .measuring import Combination, measure
 from .problems import PROBLEMS
 
-QUICK = {"problems": ["weighing", "mlp"], "tasks": [2, 7, 40], "seconds": 2.0}
+QUICK = {"problems": ["weighing", "mlp"], "tasks": [2, 7, 40], "seconds": 1.0}
 
 
 def sweep(
     combinations: Sequence[Combination], names: Sequence[str], given: argparse.Namespace, console: Console
 ) -> tuple[list[dict[str, Any]], dict[Combination, dict[str, str]]]:
-    """Measure the combinations; return a record for each and method, and what was left out, with the reason."""
+    """Measure the combinations, until interrupted; return a record for each and method, and why others are left out."""
     records: list[dict[str, Any]] = []
     skipped: dict[Combination, dict[str, str]] = {}
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(combinations))
-        for of in combinations:
-            progress.update(bar, description=f"{of.problem}, {of.input}, {of.tasks} tasks")
-            why = of.skipped()
-            if why is not None:
-                skipped[of] = {of.problem: why}
-            else:
-                measured, skipped[of] = measure(of, names, given.device, given.rounds, given.seconds)
-                records += measured
-            progress.advance(bar)
+        try:
+            for of in combinations:
+                progress.update(bar, description=f"{of.problem}, {of.input}, {of.tasks} tasks")
+                why = of.skipped()
+                if why is not None:
+                    skipped[of] = {of.problem: why}
+                else:
+                    measured, skipped[of] = measure(of, names, given.device, given.rounds, given.seconds)
+                    records += measured
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            console.print("interrupted: the results are of what was finished")
     return records, skipped
 
 
@@ -83,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = [*names, *(f"{COMPILED}{name}" for name in methods.compilable() if name in names)]
     combinations = [Combination(*axes) for axes in product(given.problems, given.inputs, given.tasks)]
     records, skipped = sweep(combinations, names, given, console)
+    if not records:
+        return 130
 
     results = {
         "command": shlex.join(["python", "-m", "benchmarks.overhead", *arguments]),

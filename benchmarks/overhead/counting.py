@@ -17,12 +17,11 @@ from .timing import Step
 def count(step: Step, device: str) -> dict[str, Any]:
     """Return the operators of a step, and the most bytes that tensors made in it hold at once.
 
-    On CUDA, also the kernels that it launches, and whether the host waits for the device: where it does, ``step`` is
-    left halfway.
+    On CUDA, also the kernels that it launches, and whether the host waits for the device.
     """
     if torch.device(device).type != "cuda":
         return _profiled(step)
-    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step, device), "host waits": _waits(step)}
+    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step, device), "host waits": waits(step)}
 
 
 def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
@@ -67,7 +66,8 @@ def _cuda_peak(step: Step, device: str) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _waits(step: Step) -> bool:
+def waits(step: Step) -> bool:
+    """Whether the host waits for a CUDA device in a step, which then is left halfway."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

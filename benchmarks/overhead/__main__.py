@@ -35,7 +35,7 @@ from .inputs import INPUTS
 from .measuring import Combination, measure
 from .problems import PROBLEMS
 
-QUICK = {"problems": ["weighing", "mlp"], "tasks": [2, 7, 40], "seconds": 1.0}
+QUICK = {"problems": ["weighing", "mlp"], "tasks": [2, 7, 40], "seconds": 1.0, "rounds": 3}
 
 
 def sweep(

@@ -3,12 +3,13 @@
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
 # make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
-# Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare or to pytest.
+# make bench   what the wrapper costs a step: tables and a picture in runs/overhead/; QUICK=1 for less than a minute
+# Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare, to bench or to pytest.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint zoo toy compare
+.PHONY: demo test lint zoo toy compare bench
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
@@ -24,6 +25,9 @@ toy: .venv/.benchmarks
 
 compare: .venv/.benchmarks
 	$(BIN)/python -m benchmarks.compare $(if $(QUICK),--quick) $(ARGS)
+
+bench: .venv/.benchmarks
+	$(BIN)/python -m benchmarks.overhead $(if $(QUICK),--quick) $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

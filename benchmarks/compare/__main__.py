@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 import art_optim
+from benchmarks.machine import processor
 from benchmarks.restoration.degradations import SETTINGS
 from benchmarks.restoration.training import Config, Data
 
@@ -100,14 +101,6 @@ def compare(
             for run in made
         ],
     }
-
-
-def processor() -> str:
-    """The model of the CPU, where the system tells."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    models = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,76 @@
+"""One combination of problem, input and number of tasks: time all methods in the same rounds, then count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import training, weighing
+from .counting import count
+from .inputs import INPUTS, Input
+from .methods import AGAIN, skipped
+from .problems import PROBLEMS
+from .timing import REFERENCE, Step, quartiles, rounds
+
+MOST_TASKS = {"srresnet": 40}  # its batch has an image of every task
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Which problem, how its losses come, and how many tasks it has."""
+
+    problem: str
+    input: str
+    tasks: int
+
+    def skipped(self) -> str | None:
+        """Why it makes no sense to measure this, or None where it does."""
+        most = MOST_TASKS.get(self.problem, self.tasks)
+        return f"a batch with an image of every task, for more than {most} tasks" if self.tasks > most else None
+
+    def given(self, device: str) -> Input:
+        """Make the problem anew, always the same."""
+        torch.manual_seed(0)
+        return INPUTS[self.input](PROBLEMS[self.problem](self.tasks, device))
+
+
+def contestants(of: Combination, names: Sequence[str], device: str) -> tuple[dict[str, Step], dict[str, str]]:
+    """Return what takes a step of each method, on a network of its own; and which make no sense here, and why."""
+    steps: dict[str, Step] = {}
+    without: dict[str, str] = {}
+    for name in dict.fromkeys([REFERENCE, AGAIN, *names]):
+        given = of.given(device)
+        why = skipped(name, given)
+        if why is not None:
+            without[name] = why
+        else:
+            steps[name] = (weighing if given.problem.network is None else training).step_of(name, given)
+    return steps, without
+
+
+def measure(
+    of: Combination, names: Sequence[str], device: str, least: int, seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a record a method, and which make no sense here, and why."""
+    steps, without = contestants(of, names, device)
+    times = rounds(steps, device, least, seconds)
+    summary = quartiles(times)
+    counts = {name: count(step, device) for name, step in steps.items()}
+    plain = counts[REFERENCE]["peak bytes"]
+    records = [
+        {
+            "problem": of.problem,
+            "input": of.input,
+            "tasks": of.tasks,
+            "method": name,
+            "rounds": len(times),
+            **{key: summary.loc[name, key].to_dict() for key in ("time", "ratio", "extra")},
+            **counts[name],
+            "bytes beyond": counts[name]["peak bytes"] - plain,
+        }
+        for name in steps
+    ]
+    return records, without

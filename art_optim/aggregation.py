@@ -68,8 +68,8 @@ class JacobianAggregation(Weighting):
         TypeError: ``aggregator`` is no aggregator.
         ValueError: A hyperparameter is outside its range; ``normalize`` is not ``"published"`` and the aggregator has
             no weights; what it remembers depends on the number of parameters (``ExcessMTL``). Or, in a step, a task is
-            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``); or a parameter
-            is complex or has gradient hooks, or is on several processes.
+            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``); a parameter is
+            complex or has gradient hooks; or there are several processes.
 
     Note:
         - Gradients are aggregated as they come. The scale of a ``GradScaler`` comes after, too late to keep small
@@ -182,18 +182,20 @@ class JacobianAggregation(Weighting):
         if not (jacobian.norm(dim=1) < 1e18).all():  # whose square is a float32
             return jacobian, weights
         matrix = jacobian.float() if self._has_weights or jacobian.dtype.itemsize < 4 else jacobian
-        if _parts_that_remember(self.aggregator):
+        remembers = bool(_parts_that_remember(self.aggregator))
+        if remembers:
             _recall(self.aggregator, matrix, state)
         # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
         with _seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
-            if isinstance(self.aggregator, WeightedAggregator):
+            if self._has_weights:
                 weights = self.aggregator.weighting(matrix)
             else:
                 jacobian = (self.aggregator(matrix) / len(matrix)).to(jacobian.dtype).expand_as(jacobian)
         state["steps"] += 1
-        for name, tensor in _memory(self.aggregator).items():
-            if name in state:
-                state[name].copy_(tensor)
+        if remembers:
+            memory = _memory(self.aggregator)
+            for name in state.keys() - {"steps"}:
+                state[name].copy_(memory[name])
         return jacobian, weights
 
 

@@ -34,6 +34,7 @@ import torch.multiprocessing as mp
 
 from art_optim import TaskLosses
 from art_optim.distributed import Processes
+from benchmarks.machine import processor
 
 TASKS = (2, 7, 40, 200, 1000)
 GRADIENTS = 3 * 256 * 257  # of three layers of 256
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = {**{f"{tasks} tasks": 2 * tasks for tasks in TASKS}, "gradients": GRADIENTS}
     results = {
         "command": shlex.join(["python", "-m", "benchmarks.scaling", *arguments]),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "measured": {number: measured(number, given.rounds) for number in given.processes},
         "assumed": {"latency": given.latency, "bandwidth": given.bandwidth},

@@ -1,11 +1,13 @@
 """Data-parallel training that torchrun starts again where a process has died.
 
     python -m examples.ddp
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nproc-per-node 2 --max-restarts 3 -m examples.ddp --folder runs/ddp
 
 Kill one of the processes: torchrun ends the others and starts all of them again, from the last checkpoint. Each has its
 share of the batch; all find the same weights, those of the whole batch, and so one checkpoint, that of rank 0, serves
-all, and any other number of them.
+all, and any other number of them. The variable gives every start a store of its own: in the one that torchrun keeps for
+all of them are the addresses of the processes that have died, for which new ones may wait until their timeout.
 """
 
 from __future__ import annotations

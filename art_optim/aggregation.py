@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .weighting import Weighting
-from .weighting.base import Average, check_whole
+from .weighting.base import Average, Present, check_whole
 from .weighting.graph import leaves
 
 try:
@@ -138,12 +138,14 @@ class JacobianAggregation(Weighting):
         state = {"steps": torch.zeros((), dtype=torch.int64), **first}
         return {name: torch.zeros_like(tensor, device=device) for name, tensor in state.items()}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         return torch.ones_like(losses)
 
     def objective(
-        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+        self, values: Tensor, present: Present, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
+        if present is None:
+            present = torch.ones_like(values, dtype=torch.bool)
         if not (values.requires_grad and torch.is_grad_enabled() and present.any()):
             return super().objective(values, present, state)
         if average is not None:
@@ -171,7 +173,7 @@ class JacobianAggregation(Weighting):
         rows = _Rows.apply(values.detach(), present, jacobian, *parameters)  # type: ignore[no-untyped-call]
         return rows, self.scale(weights, present)
 
-    def repeat(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def repeat(self, values: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         if self._has_weights:
             return values
         return self.objective(values, present, {"steps": state["steps"] - 1})[0]  # with the draws of that evaluation

@@ -87,8 +87,9 @@ class Processes:
         One all-reduce of 2K numbers, on the device, in float64: all processes must send the same, whatever their losses
         are. Those of low precision become float32.
         """
-        counts = losses.counts.double()
-        sums = torch.where(losses.present, losses.values.detach() * counts, 0.0)
+        counts = torch.ones_like(losses.values) if losses.counts is None else losses.counts
+        counts = counts.double()
+        sums = torch.where(counts > 0, losses.values.detach() * counts, 0.0)
         both = torch.stack([sums, counts])
         dist.all_reduce(both, group=self.group)
         sums, number = both.unbind()

@@ -20,7 +20,7 @@ class TaskLosses:
     Args:
         values: [K] floating point, usually with a graph; 0 for an absent task.
         counts: [K] how many samples the loss of each task averages, 0 for an absent task. Where the number is not
-            known, 1.
+            known, 1. None is 1 for all: no task is absent, and the host knows it.
         tasks: The K names in order, or None where only the optimizer knows them.
 
     Raises:
@@ -29,11 +29,11 @@ class TaskLosses:
     """
 
     values: Tensor
-    counts: Tensor
+    counts: Tensor | None = None
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.values, Tensor) and isinstance(self.counts, Tensor)):
+        if not (isinstance(self.values, Tensor) and (self.counts is None or isinstance(self.counts, Tensor))):
             raise TypeError(
                 f"values is a {type(self.values).__name__} and counts a {type(self.counts).__name__}; give tensors"
             )
@@ -42,9 +42,10 @@ class TaskLosses:
                 f"values is {self.values.dtype} of shape {tuple(self.values.shape)}; "
                 "TaskLosses wants a floating-point vector, one number a task"
             )
-        if self.counts.shape != self.values.shape or self.counts.device != self.values.device:
+        counts = self.values if self.counts is None else self.counts
+        if counts.shape != self.values.shape or counts.device != self.values.device:
             raise ValueError(
-                f"counts has shape {tuple(self.counts.shape)} on {self.counts.device} beside values of shape "
+                f"counts has shape {tuple(counts.shape)} on {counts.device} beside values of shape "
                 f"{tuple(self.values.shape)} on {self.values.device}; give one count a task on the same device"
             )
         if self.tasks is not None:
@@ -53,9 +54,9 @@ class TaskLosses:
             raise ValueError(f"tasks has {len(self.tasks)} names for {len(self.values)} values; give one name a value")
 
     @property
-    def present(self) -> Tensor:
-        """[K] bool, the tasks that have a loss."""
-        return self.counts > 0
+    def present(self) -> Tensor | None:
+        """[K] bool, the tasks that have a loss; None where that is all of them, and the host knows it."""
+        return None if self.counts is None else self.counts > 0
 
     @property
     def trainable(self) -> bool:
@@ -80,13 +81,14 @@ class TaskLosses:
             >>> TaskLosses.from_mapping(losses, ("rain", "haze", "noise")).values
             tensor([0.3000, 0.0000, 0.1000])
         """
-        unknown = losses.keys() - tasks
-        if unknown:
-            raise ValueError(
-                f"losses has {[name for name in losses if name in unknown]}, the tasks are {list(tasks)}; "
-                "declare every task of the run with TaskReweightedOptimizer(..., tasks=[...])"
-            )
         given = {task: _scalar(task, losses[task]) for task in tasks if losses.get(task) is not None}
+        if len(given) != len(losses):
+            unknown = losses.keys() - tasks
+            if unknown:
+                raise ValueError(
+                    f"losses has {[name for name in losses if name in unknown]}, the tasks are {list(tasks)}; "
+                    "declare every task of the run with TaskReweightedOptimizer(..., tasks=[...])"
+                )
         if not given:
             raise ValueError(f"losses has no loss for any of the tasks {list(tasks)}; give at least one")
         first, like = next(iter(given.items()))
@@ -97,7 +99,7 @@ class TaskLosses:
                     "move the task losses to one device"
                 )
         if len(given) == len(tasks):
-            return cls(torch.stack(list(given.values())), torch.ones(len(tasks), device=like.device), tasks)
+            return cls(torch.stack(list(given.values())), tasks=tasks)
         # Stacking scalars of the device says which tasks are there without a copy from the host.
         zero, one = like.new_zeros(()), like.new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])

@@ -90,24 +90,24 @@ class TaskState:
                 )
             self.processes.agree(self.tasks)
             losses = self.processes.share(losses)
-        earlier = next(self._earlier, None) if losses.trainable else None
-        device = losses.values.device
+        values, present, trainable = losses.values, losses.present, losses.trainable
+        device = values.device
+        earlier = next(self._earlier, None) if trainable else None
         if earlier is not None:
             with _autocast_off(device.type):
-                return self.weighting.repeat(losses.values, losses.present, self.tensors), earlier
+                return self.weighting.repeat(values, present, self.tensors), earlier
         if not self.tasks:
-            tensors = self.weighting.init(len(losses.values), device)
-        elif not losses.trainable:
+            tensors = self.weighting.init(len(values), device)
+        elif not trainable:
             tensors = {name: tensor.to(device, copy=True) for name, tensor in self.tensors.items()}
         elif device == self.device:
             tensors = self.tensors
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         with _autocast_off(device.type):
-            values, weights = self.weighting.objective(
-                losses.values, losses.present, tensors, self.processes.average if together else None
-            )
-        if losses.trainable:
+            average = self.processes.average if together else None
+            values, weights = self.weighting.objective(values, present, tensors, average)
+        if trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             if self._repeated is not None:
                 self._repeated.append(weights)

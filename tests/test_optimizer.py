@@ -40,8 +40,13 @@ def identical(left, right) -> bool:
     left, left_shape = tree_flatten(left)
     right, right_shape = tree_flatten(right)
     return left_shape == right_shape and all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(left, right, strict=True)
+        same(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(left, right, strict=True)
     )
+
+
+def same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Like ``torch.equal``, but NaN is NaN, which stands for what there has not been yet."""
+    return left.shape == right.shape and bool(((left == right) | (left.isnan() & right.isnan())).all())
 
 
 def wrap(model, tasks=TASKS, weighting="art", **kwargs):

@@ -9,7 +9,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_choice, check_real, masked_softmax, register
+from .base import (
+    Present,
+    Weighting,
+    check_choice,
+    check_real,
+    finite_or_nan,
+    masked_softmax,
+    positive_or_nan,
+    register,
+)
 
 Rate = Literal["smoothed", "raw", "none"]
 Correction = Literal["log_quotient", "log_ratio", "ratio", "none"]
@@ -62,11 +71,11 @@ class Art(Weighting):
         max_priority: The largest :math:`s_t r_t`, positive.
         initial: :math:`E_t` and :math:`M_t` before a task's first loss, positive; None to take that first loss.
         guarded: Whether what is said above of losses outside (0, 1) and of the clamp holds. False is the bare formula,
-            which gives infinite and NaN logits there.
+            which may give infinite logits there, and so NaN.
         normalize: See :class:`Weighting`.
 
     State:
-        ``smoothed`` and ``minimum``, both [K] float32, infinite before a task's first loss unless ``initial`` is given.
+        ``smoothed`` and ``minimum``, both [K] float32, NaN before a task's first loss unless ``initial`` is given.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
@@ -132,27 +141,27 @@ class Art(Weighting):
         return cls(temperature=temperature, initial=0.1, guarded=False)
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        start = math.inf if self.initial is None else self.initial
+        start = math.nan if self.initial is None else self.initial
         return {
             name: torch.full((num_tasks,), start, dtype=torch.float32, device=device)
             for name in ("smoothed", "minimum")
         }
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = present & losses.isfinite()
-        if self.guarded:
-            usable = usable & (losses > 0)
-        smoothed = torch.where(state["smoothed"].isinf(), losses, state["smoothed"])
-        minimum = torch.where(state["minimum"].isinf(), losses, state["minimum"])
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        loss = positive_or_nan(losses) if self.guarded else finite_or_nan(losses)
+        smoothed, minimum = state["smoothed"], state["minimum"]
 
-        priority = self._rate(losses, smoothed) * self._correction(losses, minimum)
+        updated = smoothed.lerp(loss, 1.0 if self.rate == "raw" else 1 - self.decay)
+        incomparable = updated.isnan()  # a task's first loss, or one that does not count
+
+        priority = self._rate(loss, smoothed) * self._correction(loss, minimum)
         if self.guarded:
             priority = priority.clamp(0, self.max_priority)
-        priority = torch.where(usable, priority, 1.0)
+        priority = torch.where(incomparable, 1.0, priority)
 
-        decay = 0.0 if self.rate == "raw" else self.decay
-        state["smoothed"].copy_(torch.where(usable, smoothed.lerp(losses, 1 - decay), state["smoothed"]))
-        state["minimum"].copy_(torch.where(usable, torch.minimum(minimum, losses), state["minimum"]))
+        # Of the two, fmin takes the one that is a number.
+        smoothed.copy_(torch.where(incomparable, smoothed.fmin(loss), updated))
+        minimum.copy_(minimum.fmin(loss))
         return masked_softmax(priority / self.temperature, present)
 
     def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:
@@ -164,10 +173,10 @@ class Art(Weighting):
         if self.correction == "ratio":
             return loss / minimum
         log_loss, log_minimum = loss.log(), minimum.log()
-        log_ratio = 1 + (log_loss - log_minimum)  # exactly 1 at the minimum
         if self.correction == "log_ratio":
-            return log_ratio
+            return log_loss - log_minimum + 1  # exactly 1 at the minimum
         log_quotient = log_minimum / log_loss
         if not self.guarded:
             return log_quotient
-        return torch.where(torch.maximum(loss, minimum) < 1, log_quotient, log_ratio)
+        both_below_1 = torch.maximum(log_loss, log_minimum).signbit()
+        return torch.where(both_below_1, log_quotient, log_loss - log_minimum + 1)

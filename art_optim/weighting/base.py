@@ -13,6 +13,7 @@ from torch import Tensor
 
 Normalization = Literal["published", "mean", "sum"]
 Average: TypeAlias = Callable[[Tensor], Tensor]
+Present: TypeAlias = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Weighting(ABC):
     call it::
 
         state = weighting.init(num_tasks, device)
-        weights = weighting(losses, present, state)
+        weights = weighting(losses, present, state)  # present: [K] bool, or None where no task is absent
 
     Calling gives an absent task weight exactly 0 and then scales the others as ``normalize`` says. Published methods
     disagree on the scale, and the scale multiplies the learning rate of every optimizer that is not invariant to it,
@@ -61,7 +62,7 @@ class Weighting(ABC):
         return {}
 
     @abstractmethod
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         """Return the weights as published, and advance ``state`` in place.
 
         It touches the device only (no ``.item()``, no ``if tensor``), leaves the state of an absent task alone, keeps
@@ -69,21 +70,22 @@ class Weighting(ABC):
         ones did not exist.
 
         Args:
-            losses: [K] float32, detached; the entries of absent tasks mean nothing.
-            present: [K] bool, which tasks have a loss in this step.
+            losses: [K] float32, detached; NaN for absent tasks, so that who is left out for a loss that is not finite
+                is left out for being absent.
+            present: [K] bool, which tasks have a loss in this step, or None where no task is absent, as the host often
+                knows. For what is over the tasks of a step: :func:`masked_softmax`, :func:`number_of`.
             state: What :meth:`init` returned, as the steps so far have left it.
 
         Returns:
             [K] float32, not negative; the entries of absent tasks mean nothing.
         """
 
-    @torch.no_grad()
-    def __call__(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def __call__(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         """Return the weights [K] float32, absent tasks at 0 and scaled by ``normalize``; advance ``state`` in place."""
-        return self.scale(self.weigh(losses, present, state), present)
+        return self.scale(self.weigh(nan_where_absent(losses.detach(), present), present, state), present)
 
     def objective(
-        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+        self, values: Tensor, present: Present, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return what to differentiate, and with which weights; advance ``state`` in place.
 
@@ -91,7 +93,7 @@ class Weighting(ABC):
 
         Args:
             values: [K] floating point, the losses with their graph, or without one in validation.
-            present: [K] bool, which tasks have a loss in this step.
+            present: [K] bool, which tasks have a loss in this step, or None for all.
             state: What :meth:`init` returned, as the steps so far have left it.
             average: Where several processes train together, what makes of a tensor its mean over them; else None. The
                 losses are of all processes already, but their gradients of this one.
@@ -99,24 +101,49 @@ class Weighting(ABC):
         Returns:
             [K] values and [K] float32 weights: the gradient of the step is that of the values, times the weights.
         """
-        return values, self(values.detach().float(), present, state)
+        return values, self(values.float(), present, state)
 
-    def repeat(self, values: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def repeat(self, values: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         """Return what to differentiate with the weights of an earlier evaluation of the same step: the losses."""
         return values
 
-    def scale(self, weights: Tensor, present: Tensor) -> Tensor:
+    def scale(self, weights: Tensor, present: Present) -> Tensor:
         """Return the weights as ``normalize`` says, absent tasks at 0: [K], [K] bool -> [K]."""
-        weights = torch.where(present, weights, 0.0)
         if self.normalize == "published":
-            return weights
-        weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-        return weights if self.normalize == "mean" else weights * present.sum()
+            return zero_where_absent(weights, present)
+        weights = sum_to_one(weights, present)
+        return weights if self.normalize == "mean" else weights * number_of(present, weights)
 
 
-def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
+def nan_where_absent(losses: Tensor, present: Present) -> Tensor:
+    """The losses of the present tasks, NaN for the others."""
+    return losses if present is None else torch.where(present, losses, math.nan)
+
+
+def zero_where_absent(weights: Tensor, present: Present) -> Tensor:
+    """The weights of the present tasks, 0 for the others."""
+    return weights if present is None else torch.where(present, weights, 0.0)
+
+
+def sum_to_one(weights: Tensor, present: Present) -> Tensor:
+    """The weights divided by the sum of those of the present tasks; 0 for the others."""
+    weights = zero_where_absent(weights, present)
+    return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def among(present: Present, mask: Tensor) -> Tensor:
+    """[K] bool, the present ones of the tasks in a mask."""
+    return mask if present is None else mask & present
+
+
+def number_of(present: Present, values: Tensor) -> Tensor | int:
+    """How many tasks are present, of those that have the values."""
+    return len(values) if present is None else present.sum()
+
+
+def masked_softmax(logits: Tensor, present: Present) -> Tensor:
     """Softmax over the present tasks alone: [K] logits, [K] bool -> [K]."""
-    return torch.where(present, logits, -torch.inf).softmax(0)
+    return logits.softmax(0) if present is None else torch.where(present, logits, -torch.inf).softmax(0)
 
 
 def relative_weights(logits: Tensor, usable: Tensor) -> Tensor:
@@ -132,9 +159,28 @@ def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
     return torch.where(usable, weights, torch.where(number > 0, mean, 1.0))
 
 
-def positive(values: Tensor, present: Tensor) -> Tensor:
-    """[K] bool, the present tasks whose value is positive and finite."""
-    return present & (values > 0) & (values < math.inf)
+# What is finite has the difference 0 from itself, and what is not has NaN: a few operators without a number from the
+# host, of which each is as dear as two.
+def finite(values: Tensor) -> Tensor:
+    """[K] bool, the tasks whose value is finite."""
+    zero = values - values
+    return zero == zero
+
+
+def positive(values: Tensor) -> Tensor:
+    """[K] bool, the tasks whose value is positive and finite."""
+    return finite(values.log())
+
+
+def finite_or_nan(values: Tensor) -> Tensor:
+    """The values that are finite, NaN for the others."""
+    return values + (values - values)
+
+
+def positive_or_nan(values: Tensor) -> Tensor:
+    """The values that are positive and finite, NaN for the others."""
+    logs = values.log()
+    return values + (logs - logs)
 
 
 def check_real(weighting: Weighting, name: str, low: float = -math.inf, high: float = math.inf) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, positive, register, relative_weights
+from .base import Present, Weighting, among, number_of, positive, register, relative_weights
 from .history import update_moments
 
 
@@ -63,14 +63,14 @@ class CoVWeighting(Weighting):
         zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
         return {name: zeros.clone() for name in ("mean_loss", "mean_ratio", "variance_ratio", "count")}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         mean_loss, mean, variance, count = (
             state[name] for name in ("mean_loss", "mean_ratio", "variance_ratio", "count")
         )
         coefficient = (variance + 1e-8).sqrt() / mean
-        weights = relative_weights(coefficient.log(), present & (count > 1)) / present.sum()
+        weights = relative_weights(coefficient.log(), among(present, count > 1)) / number_of(present, losses)
 
-        usable = positive(losses, present)
+        usable = positive(losses)
         ratio = torch.where(count > 0, losses / mean_loss, 1.0)
         share = 1 / count.add_(usable)
         update_moments(ratio, usable, share, mean, variance)

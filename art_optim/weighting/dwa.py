@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, check_whole, positive, register, relative_weights
+from .base import Present, Weighting, among, check_real, check_whole, finite, positive, register, relative_weights
 
 
 @register("dwa")
@@ -79,11 +79,11 @@ class DynamicWeightAverage(Weighting):
         state = {name: zeros.clone() for name in ("last", "before", "total")}
         return {**state, "count": zeros.long()}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         rate = state["last"] / state["before"]  # of sums, as of means; no number, or infinite, before there are two
-        weights = relative_weights(rate / self.temperature, positive(rate, present))
+        weights = relative_weights(rate / self.temperature, among(present, positive(rate)))
 
-        usable = present & losses.isfinite()
+        usable = finite(losses)
         total = state["total"] + torch.where(usable, losses, 0.0)
         count = state["count"] + usable
         ended = count == self.period

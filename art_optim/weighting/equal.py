@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, register
+from .base import Present, Weighting, register
 
 
 @register("equal")
@@ -31,5 +31,5 @@ class EqualWeighting(Weighting):
 
     needs: ClassVar[str] = "nothing"
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         return torch.ones_like(losses)

@@ -10,7 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, masked_softmax, positive, register, relative_weights
+from .base import (
+    Present,
+    Weighting,
+    check_real,
+    masked_softmax,
+    number_of,
+    positive,
+    register,
+    relative_weights,
+)
 from .learning import adam_step, init_learned
 
 
@@ -105,13 +114,13 @@ class FAMO(Weighting):
             "min_losses": torch.tensor(bounds, dtype=torch.float32, device=device),
         }
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         above = losses - state["min_losses"]
-        usable = positive(above, present)
+        usable = positive(above)
         gap = above + 1e-8
 
         improvement = state["gap"] / gap  # 0 before there are two losses
-        judged = positive(improvement, usable)
+        judged = usable & positive(improvement)
         z = masked_softmax(state["logits"], judged)
         delta = torch.where(judged, improvement.log(), 0.0)
         relative = delta - (z * delta).sum()
@@ -120,4 +129,4 @@ class FAMO(Weighting):
         adam_step(state, "logits", z * relative, judged, self.lr, self.weight_decay)
         state["gap"].copy_(torch.where(usable, gap, state["gap"]))
 
-        return relative_weights(state["logits"] - gap.log(), usable) / present.sum()
+        return relative_weights(state["logits"] - gap.log(), usable) / number_of(present, losses)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, register
+from .base import Present, Weighting, register
 
 
 @register("fixed")
@@ -47,5 +47,5 @@ class FixedWeighting(Weighting):
             raise ValueError(f"weights has {len(self.weights)} numbers for {num_tasks} tasks; give one a task")
         return {"weights": torch.tensor(self.weights, dtype=torch.float32, device=device)}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         return state["weights"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, mean_elsewhere, positive, register
+from .base import Present, Weighting, mean_elsewhere, positive, register
 
 
 @register("gls")
@@ -47,8 +47,8 @@ class GeometricLoss(Weighting):
 
     needs: ClassVar[str] = "positive losses"
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = positive(losses, present)
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        usable = positive(losses)
         number = usable.sum()
         log_losses = losses.log()
         log_mean = torch.where(usable, log_losses, 0.0).sum() / number

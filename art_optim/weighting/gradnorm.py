@@ -9,7 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Average, Weighting, check_real, positive, register
+from .base import (
+    Average,
+    Present,
+    Weighting,
+    check_real,
+    nan_where_absent,
+    number_of,
+    positive,
+    register,
+    sum_to_one,
+    zero_where_absent,
+)
 from .graph import leaves
 from .learning import adam_step, init_learned
 
@@ -105,16 +116,16 @@ class GradNorm(Weighting):
             "initial": torch.zeros(num_tasks, dtype=torch.float32, device=device),
         }
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        total = torch.where(present, state["weight"], 0.0).sum()
-        return state["weight"] * present.sum() / total
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        return sum_to_one(state["weight"], present) * number_of(present, losses)
 
     def objective(
-        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None = None
+        self, values: Tensor, present: Present, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
         values, weights = super().objective(values, present, state)
         if values.requires_grad and torch.is_grad_enabled():
-            self._learn(values.detach().float(), self._gradient_norms(values, average), present, state)
+            losses = nan_where_absent(values.detach().float(), present)
+            self._learn(losses, self._gradient_norms(values, average), present, state)
         return values, weights
 
     def _parameters(self, values: Tensor, average: Average | None) -> tuple[Tensor, ...]:
@@ -149,9 +160,9 @@ class GradNorm(Weighting):
         return torch.stack(norms)
 
     @torch.no_grad()
-    def _learn(self, losses: Tensor, norms: Tensor, present: Tensor, state: dict[str, Tensor]) -> None:
-        sound = (norms < 1e18) | ~present  # Adam squares them
-        usable = positive(losses, present) & sound.all()
+    def _learn(self, losses: Tensor, norms: Tensor, present: Present, state: dict[str, Tensor]) -> None:
+        sound = zero_where_absent(norms, present) < 1e18  # Adam squares them
+        usable = positive(losses) & sound.all()
         initial = torch.where(usable & (state["initial"] == 0), losses, state["initial"])
         number = usable.sum().clamp(min=1)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_whole, mean_elsewhere, positive, register, relative_weights
+from .base import Present, Weighting, check_whole, mean_elsewhere, positive, register, relative_weights
 from .history import early_mean, init_early_mean
 
 
@@ -74,8 +74,8 @@ class ImprovableGap(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return init_early_mean(num_tasks, device)
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = positive(losses, present)
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        usable = positive(losses)
         base, known = early_mean(losses, usable, state, self.warmup, self.period)
         relative = relative_weights(losses / base, usable & known)
         return mean_elsewhere(relative / losses, usable)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, positive, register
+from .base import Present, Weighting, check_real, positive, register
 from .learning import adam_step, init_learned
 
 
@@ -67,7 +67,7 @@ class ImpartialLoss(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return init_learned("log_scale", 0.0, num_tasks, device)
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         weights = state["log_scale"].exp()
-        adam_step(state, "log_scale", weights * losses - 1, positive(losses, present), self.lr)
+        adam_step(state, "log_scale", weights * losses - 1, positive(losses), self.lr)
         return weights

@@ -8,7 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, check_whole, positive, register, relative_weights
+from .base import (
+    Present,
+    Weighting,
+    check_real,
+    check_whole,
+    finite,
+    number_of,
+    positive,
+    register,
+    relative_weights,
+    sum_to_one,
+)
 from .stream import init_streams, next_uniforms
 
 
@@ -86,20 +97,19 @@ class ReLoBRaLo(Weighting):
             "stream": init_streams(self.seed, (), device),
         }
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = present & losses.isfinite()
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        usable = finite(losses)
         first, previous = (torch.where(state[name] == 0, losses, state[name]) for name in ("first", "previous"))
         keep = next_uniforms(state["stream"], usable.any())[0] < self.beta
 
-        history = torch.where(keep, state["balance"], self._against(first, losses, present))
-        balance = history.lerp(self._against(previous, losses, present), 1 - self.alpha)
+        history = torch.where(keep, state["balance"], self._against(first, losses))
+        balance = history.lerp(self._against(previous, losses), 1 - self.alpha)
         balance = torch.where(usable, balance, state["balance"])
 
         for name, value in (("first", first), ("previous", losses), ("balance", balance)):
             state[name].copy_(torch.where(usable, value, state[name]))
-        scale = present.sum() / torch.where(present, balance, 0.0).sum().clamp(min=torch.finfo(balance.dtype).tiny)
-        return balance * scale
+        return sum_to_one(balance, present) * number_of(present, losses)
 
-    def _against(self, reference: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+    def _against(self, reference: Tensor, losses: Tensor) -> Tensor:
         ratio = losses / reference
-        return relative_weights(ratio / self.temperature, positive(ratio, present))
+        return relative_weights(ratio / self.temperature, positive(ratio))

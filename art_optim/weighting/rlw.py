@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_choice, check_whole, masked_softmax, register
+from .base import Present, Weighting, check_choice, check_whole, finite, masked_softmax, register
 from .stream import init_streams, next_uniforms
 
 Distribution = Literal["normal", "dirichlet"]
@@ -82,8 +82,8 @@ class RandomWeighting(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {"stream": init_streams(self.seed, (num_tasks,), device)}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        u, v = next_uniforms(state["stream"], present & losses.isfinite())
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        u, v = next_uniforms(state["stream"], finite(losses))
         if self.distribution == "dirichlet":
             return masked_softmax((-u.log()).log(), present)
         return masked_softmax((-2 * u.log()).sqrt() * (2 * math.pi * v).cos(), present)  # Box and Muller

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Weighting, mean_elsewhere, positive, register
+from .base import Present, Weighting, mean_elsewhere, positive, register
 
 
 @register("si")
@@ -42,6 +42,6 @@ class ScaleInvariant(Weighting):
 
     needs: ClassVar[str] = "positive losses"
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         weights = 1 / losses
-        return mean_elsewhere(weights, positive(weights, present))
+        return mean_elsewhere(weights, positive(weights))

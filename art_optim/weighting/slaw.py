@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, register, relative_weights
+from .base import Present, Weighting, check_real, finite, register, relative_weights
 from .history import update_moments
 
 
@@ -68,8 +68,8 @@ class SLAW(Weighting):
         zeros = torch.zeros(num_tasks, dtype=torch.float32, device=device)
         return {name: zeros.clone() for name in ("mean", "variance", "count")}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = present & losses.isfinite()
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        usable = finite(losses)
         count = state["count"].add_(usable)
         share = (1 / count).clamp(min=1 - self.decay)
         update_moments(losses, usable, share, state["mean"], state["variance"])

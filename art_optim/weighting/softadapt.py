@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, positive, register, relative_weights
+from .base import Present, Weighting, check_real, finite, positive, register, relative_weights
 
 
 @register("softadapt")
@@ -70,9 +70,9 @@ class SoftAdapt(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {"previous": torch.zeros(num_tasks, dtype=torch.float32, device=device)}
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         previous = state["previous"]
         rate = losses / previous
-        weights = relative_weights(self.beta * rate, positive(rate, present))
-        previous.copy_(torch.where(present & losses.isfinite(), losses, previous))
+        weights = relative_weights(self.beta * rate, positive(rate))
+        previous.copy_(torch.where(finite(losses), losses, previous))
         return weights

@@ -8,7 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_real, check_whole, mean_elsewhere, positive, register, relative_weights
+from .base import (
+    Present,
+    Weighting,
+    check_real,
+    check_whole,
+    mean_elsewhere,
+    positive,
+    register,
+    relative_weights,
+)
 from .history import early_mean, init_early_mean
 
 
@@ -79,8 +88,8 @@ class SmoothTchebycheff(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return init_early_mean(num_tasks, device)
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
-        usable = positive(losses, present)
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        usable = positive(losses)
         nadir, known = early_mean(losses, usable, state, self.warmup, self.period)
         relative = relative_weights((losses / nadir).log() / self.mu, usable & known)
         return mean_elsewhere(relative / losses, usable)

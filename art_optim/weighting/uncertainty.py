@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Weighting, check_choice, check_real, positive, register
+from .base import Present, Weighting, check_choice, check_real, positive, register
 from .learning import adam_step, init_learned
 
 Form = Literal["regression", "classification", "revised"]
@@ -91,10 +91,10 @@ class UncertaintyWeighting(Weighting):
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return init_learned("log_variance", self.initial_log_variance, num_tasks, device)
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         s = state["log_variance"]
         weights = (-s).exp() if self.form == "classification" else 0.5 * (-s).exp()
         regularizer_slope = s.sigmoid() if self.form == "revised" else 0.5
         gradient = regularizer_slope - weights * losses
-        adam_step(state, "log_variance", gradient, positive(losses, present), self.lr)
+        adam_step(state, "log_variance", gradient, positive(losses), self.lr)
         return weights

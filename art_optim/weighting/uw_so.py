@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Weighting, check_real, positive, register, relative_weights
+from .base import Present, Weighting, check_real, number_of, positive, register, relative_weights
 
 
 @register("uw_so")
@@ -56,6 +56,6 @@ class AnalyticalUncertainty(Weighting):
         super().__post_init__()
         check_real(self, "temperature", 1e-6)
 
-    def weigh(self, losses: Tensor, present: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         logits = 1 / losses / self.temperature
-        return relative_weights(logits, positive(logits, present)) / present.sum()
+        return relative_weights(logits, positive(logits)) / number_of(present, losses)

@@ -113,7 +113,7 @@ def train(
         losses = step(network, optimizer, batch)
         scheduler.step()
 
-        values = losses.values.detach().where(losses.present, torch.nan)
+        values = losses.values.detach().where(losses.counts > 0, torch.nan)
         history.append(torch.stack([values, torch.stack(list(optimizer.weights.values()))]))
         watch(history)
         if len(history) % SAVE_EVERY == 0 or len(history) == config.steps:

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from art_optim import TaskReweightedOptimizer
 
+from ..test_optimizer import same
 from .cases import EVERY, NUM_TASKS, run, select, start
 
 every = pytest.mark.parametrize("weighting", EVERY, ids=repr)
@@ -43,7 +44,7 @@ def history() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def equal(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
 
 
 @every
@@ -69,8 +70,8 @@ def test_an_absent_task_is_no_such_task(weighting, data, absent):
     torch.testing.assert_close(weights[:, rest], without, rtol=1e-5, atol=1e-8)
     for name, tensor in state.items():
         if tensor.shape[-1:] == (NUM_TASKS,):
-            torch.testing.assert_close(tensor[..., rest], state_without[name], rtol=1e-6, atol=0)
-            assert torch.equal(tensor[..., absent], weighting.init(NUM_TASKS)[name][..., absent])
+            torch.testing.assert_close(tensor[..., rest], state_without[name], rtol=1e-6, atol=0, equal_nan=True)
+            assert same(tensor[..., absent], weighting.init(NUM_TASKS)[name][..., absent])
 
 
 @every
@@ -115,6 +116,20 @@ def test_no_loss_whatever_breaks_the_weights(weighting, data):
     after = weighting(torch.rand(NUM_TASKS), torch.ones(NUM_TASKS, dtype=torch.bool), state)
     assert after.isfinite().all()
     assert not any(tensor.isnan().any() for tensor in state.values())
+
+
+@every
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_that_nobody_is_absent_needs_no_mask(weighting, data):
+    losses, _ = data.draw(histories(weighting))
+    state, masked = weighting.init(NUM_TASKS), weighting.init(NUM_TASKS)
+    everybody = torch.ones(NUM_TASKS, dtype=torch.bool)
+    for normalize in ("published", "mean", "sum"):
+        scaled = replace(weighting, normalize=normalize)
+        for step in losses:
+            assert same(scaled(step, None, state), scaled(step, everybody, masked))
+    assert equal(state, masked)
 
 
 @every

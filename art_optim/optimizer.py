@@ -73,13 +73,16 @@ class TaskReweightedOptimizer(Optimizer):
             numbers a step, so that they weigh alike, and the samples of a task count alike wherever they are: see
             :class:`~art_optim.distributed.Processes`. None is the default group if there is one of several processes
             in the step; the tasks must be declared then. False turns it off.
+        compile: Whether the weighing runs as one compiled kernel, which takes a C++ compiler (and Triton on a GPU) and
+            some seconds before the first step, and again where a first task is absent. The weights may differ in their
+            last bits from those without. Under ``torch.compile`` it has no effect.
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
             ``accumulation_steps`` no integer, ``process_group`` no group.
         ValueError: A task is named twice, the weighting does not fit the tasks or the parameters,
             ``accumulation_steps`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has several
-            dimensions or not this process.
+            dimensions or not this process, ``compile`` is True for a method that looks at gradients.
 
     Attributes:
         inner: The wrapped optimizer.
@@ -124,6 +127,7 @@ class TaskReweightedOptimizer(Optimizer):
         accumulation_steps: int = 1,
         nonfinite: NonFinite = "propagate",
         process_group: ProcessGroupLike = None,
+        compile: bool = False,
     ) -> None:
         usable = isinstance(inner, Optimizer) and not isinstance(inner, TaskReweightedOptimizer)
         if not usable or not hasattr(inner, "param_groups"):
@@ -154,7 +158,7 @@ class TaskReweightedOptimizer(Optimizer):
         self.__setstate__(
             {
                 "inner": inner,
-                "task_state": TaskState(weighting, tasks, device, Processes(process_group)),
+                "task_state": TaskState(weighting, tasks, device, Processes(process_group), compile),
                 "accumulation_steps": accumulation_steps,
                 "nonfinite": nonfinite,
             }
@@ -284,7 +288,8 @@ class TaskReweightedOptimizer(Optimizer):
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
                 :meth:`backward`.
         """
-        losses, closure = _in_order(losses, closure)
+        if closure is not None or not isinstance(losses, (Mapping, TaskLosses)):
+            losses, closure = _in_order(losses, closure)
         if losses is None:
             if scaler is not None:
                 raise ValueError(

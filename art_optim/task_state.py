@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compiled import CompiledWeighing
 from .distributed import Processes
 from .losses import Losses, TaskLosses, task_names
 from .weighting import Weighting
@@ -28,6 +29,7 @@ class TaskState:
         tasks: Their names in order, or None to take those of the first losses or the first checkpoint.
         device: Where the state lives until the first losses say otherwise.
         processes: Those that train together; None is this one alone.
+        compile: Whether the formula runs as one program: see :class:`~art_optim.compiled.CompiledWeighing`.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class TaskState:
         tasks: Sequence[str] | None,
         device: torch.device,
         processes: Processes | None = None,
+        compile: bool = False,
     ) -> None:
         self.weighting = weighting
+        self._compiled = CompiledWeighing(weighting) if compile else None
         self.processes = processes or Processes(False)
         self.device = device
         self.tasks: tuple[str, ...] = ()
@@ -104,9 +108,12 @@ class TaskState:
             tensors = self.tensors
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        with _autocast_off(device.type):
-            average = self.processes.average if together else None
-            values, weights = self.weighting.objective(values, present, tensors, average)
+        if self._compiled is not None:
+            weights = self._compiled(values.float(), present, tensors)
+        else:
+            with _autocast_off(device.type):
+                average = self.processes.average if together else None
+                values, weights = self.weighting.objective(values, present, tensors, average)
         if trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             if self._repeated is not None:

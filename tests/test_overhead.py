@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from art_optim import Art
+from art_optim import compiled as compiled_weighing
 from art_optim.weighting import available, base
 from benchmarks.overhead import __main__ as command
 from benchmarks.overhead import compiling, counting, measuring, methods, profile, timing, training, weighing
@@ -254,6 +255,7 @@ def compile_without_a_compiler(monkeypatch):
     torch.compiler.reset()
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="eager"))
+    monkeypatch.setattr(compiled_weighing, "_compile", lambda formula, _: lambda tensors: [formula(*tensors)])
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which dynamo looks at

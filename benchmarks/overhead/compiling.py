@@ -1,4 +1,4 @@
-"""torch.compile of the weighing, where it works."""
+"""What is compiled beside it: a weighting with ``compile=True``, a scalarizer by torch.compile, where that works."""
 
 from __future__ import annotations
 

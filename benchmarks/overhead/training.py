@@ -21,11 +21,8 @@ def step_of(name: str, given: Input) -> Step:
     """Return what takes a step of a method on the network of the problem."""
     base, network = name.removeprefix(COMPILED), given.problem.network
     if is_weighting(base):
-        optimizer = TaskReweightedOptimizer(inner(network), given.problem.tasks, weighting(base, given.problem))
-        if name == base:
-            return _wrapped(optimizer, given)
-        combine = compiled(lambda losses: optimizer.combine(losses))
-        return _loop(optimizer, lambda: combine(given.losses()))
+        made = weighting(base, given.problem)
+        return _wrapped(TaskReweightedOptimizer(inner(network), given.problem.tasks, made, compile=name != base), given)
     if base in SCALARIZERS:
         made = scalarizer(base, given)
         if isinstance(made, FAMO):

@@ -23,10 +23,9 @@ def step_of(name: str, given: Input) -> Step:
     base, tasks = name.removeprefix(COMPILED), given.problem.tasks
     if is_weighting(base):
         inner = torch.optim.SGD([torch.zeros(1, device=given.problem.task_ids.device)])
-        state = TaskReweightedOptimizer(inner, tasks, weighting(base, given.problem)).task_state
-        weigh = lambda losses: state.weigh(state.gather(losses))  # noqa: E731
-        weigh = weigh if name == base else compiled(weigh)
-        return lambda: weigh(given.losses())
+        made = weighting(base, given.problem)
+        state = TaskReweightedOptimizer(inner, tasks, made, compile=name != base).task_state
+        return lambda: state.weigh(state.gather(given.losses()))
     if base in SCALARIZERS:
         made = scalarizer(base, given)
         learned = [] if isinstance(made, FAMO) else [*made.parameters()]

@@ -1,0 +1,152 @@
+"""``compile=True``: the weighing as one program."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from art_optim import Art, EqualWeighting, GradNorm, RandomWeighting, TaskReweightedOptimizer, compiled
+from art_optim.compiled import CompiledWeighing
+
+from .test_optimizer import same
+
+TASKS = ["a", "b", "c"]
+needs_a_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+
+
+def history() -> Tensor:
+    return 0.05 + 1.5 * torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+def optimizer_of(weighting, **kwargs):
+    parameter = torch.nn.Parameter(torch.linspace(0.2, 0.8, 3))
+    return TaskReweightedOptimizer(torch.optim.Adam([parameter], lr=0.05), TASKS, weighting, compile=True, **kwargs)
+
+
+def step(optimizer, factors, absent=()):
+    (parameter,) = optimizer.param_groups[0]["params"]
+    losses = (parameter - factors).square() + 0.01
+    optimizer.zero_grad()
+    return optimizer.step({task: loss for task, loss in zip(TASKS, losses, strict=True) if task not in absent})
+
+
+@pytest.fixture
+def compiles_nothing(monkeypatch):
+    """What would be compiled runs as it is; return the layouts for which it would have been."""
+    layouts = []
+
+    def compile(formula, inputs):
+        layouts.append([tuple(tensor.shape) for tensor in inputs])
+        return lambda tensors: [formula(*tensors)]
+
+    monkeypatch.setattr(compiled, "_compile", compile)
+    return layouts
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("weighting", [Art(), RandomWeighting(normalize="sum")], ids=repr)
+def test_a_program_weighs_like_the_weighting(weighting):
+    program, state, program_state = CompiledWeighing(weighting), weighting.init(3), weighting.init(3)
+    places = [tensor.data_ptr() for tensor in program_state.values()]
+    losses = history()
+    losses[2, 1], losses[3, 0], losses[4, 2] = torch.nan, 0.0, torch.inf
+    for now in losses:
+        expected = weighting(now, None, state)
+        torch.testing.assert_close(program(now, None, program_state), expected, rtol=1e-5, atol=1e-7)
+    assert places == [tensor.data_ptr() for tensor in program_state.values()]
+    for name, tensor in state.items():
+        torch.testing.assert_close(program_state[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+@needs_a_compiler
+def test_a_compiled_run_leaves_absent_tasks_out_and_resumes_exactly():
+    straight, first, second = (optimizer_of(Art()) for _ in range(3))
+    absent = {3: "a", 8: "b"}
+    for number, factors in enumerate(history()):
+        step(straight, factors, absent.get(number, ()))
+        if number == 3:
+            assert straight.weights["a"] == 0
+    for number, factors in enumerate(history()):
+        step(first if number < 6 else second, factors, absent.get(number, ()))
+        if number == 5:
+            file = io.BytesIO()
+            torch.save([first.state_dict(), first.param_groups[0]["params"][0].detach()], file)
+            file.seek(0)
+            state, parameter = torch.load(file, weights_only=True)
+            second.load_state_dict(state)
+            second.param_groups[0]["params"][0].data.copy_(parameter)
+    assert torch.equal(straight.param_groups[0]["params"][0], second.param_groups[0]["params"][0])
+    for name, tensor in straight.task_state.tensors.items():
+        assert same(tensor, second.task_state.tensors[name])
+
+
+def test_a_program_is_compiled_once_for_all_tasks_and_once_for_some(compiles_nothing):
+    optimizer = optimizer_of(Art())
+    for number, factors in enumerate(history()):
+        step(optimizer, factors, "ab"[number % 2] if number > 5 else ())
+    assert compiles_nothing == [[(3,)] * 3, [(3,)] * 4]
+
+
+def test_validation_leaves_the_state(compiles_nothing):
+    optimizer = optimizer_of(Art())
+    for factors in history():
+        step(optimizer, factors)
+    before = copy.deepcopy(optimizer.task_state.tensors)
+    with torch.no_grad():
+        optimizer.combine({task: torch.tensor(0.3) for task in TASKS})
+    assert all(torch.equal(before[name], tensor) for name, tensor in optimizer.task_state.tensors.items())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_compiles_for_itself(copied, compiles_nothing):
+    optimizer = optimizer_of(Art())
+    step(optimizer, history()[0])
+    other = copied(optimizer)
+    assert torch.equal(step(other, history()[1]), step(optimizer, history()[1]))
+    assert len(compiles_nothing) == 2
+
+
+def test_what_does_not_compile_changes_nothing(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    optimizer = optimizer_of(Art())
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match=r"Art does not compile here \(RuntimeError: no C\+\+ compiler\); install"):
+        step(optimizer, history()[0])
+    after = optimizer.state_dict()
+    assert after["state"] == before["state"] == {}
+    assert optimizer.weights == {}
+    for name, tensor in optimizer.task_state.tensors.items():
+        assert same(tensor, before["param_groups"][0]["task_reweighting"]["state"][name])
+
+
+def test_a_method_that_looks_at_gradients_is_refused():
+    with pytest.raises(ValueError, match="compile is True, but GradNorm looks at gradients"):
+        optimizer_of(GradNorm())
+
+
+def test_without_values_nothing_is_compiled(compiles_nothing):
+    parameter = torch.nn.Parameter(torch.ones(3, device="meta"))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([parameter]), TASKS, Art(), compile=True)
+    optimizer.step(dict(zip(TASKS, parameter.square(), strict=True)))
+    assert optimizer.weights["a"].is_meta
+    assert compiles_nothing == []
+
+
+def test_under_torch_compile_it_is_compiled_by_that(compiles_nothing):
+    torch.compiler.reset()
+    optimizer = optimizer_of(EqualWeighting())
+    combine = torch.compile(optimizer.combine, backend="eager", fullgraph=True)
+    losses = {task: torch.tensor(0.5, requires_grad=True) for task in TASKS}
+    assert combine(losses).item() == 1.5
+    assert compiles_nothing == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -42,15 +42,17 @@ class TaskLosses:
                 f"values is {self.values.dtype} of shape {tuple(self.values.shape)}; "
                 "TaskLosses wants a floating-point vector, one number a task"
             )
-        counts = self.values if self.counts is None else self.counts
-        if counts.shape != self.values.shape or counts.device != self.values.device:
+        counts = self.counts
+        if counts is not None and (counts.shape != self.values.shape or counts.device != self.values.device):
             raise ValueError(
                 f"counts has shape {tuple(counts.shape)} on {counts.device} beside values of shape "
                 f"{tuple(self.values.shape)} on {self.values.device}; give one count a task on the same device"
             )
-        if self.tasks is not None:
+        if self.tasks is None:
+            return
+        if not isinstance(self.tasks, tuple):
             object.__setattr__(self, "tasks", tuple(self.tasks))
-        if self.tasks is not None and len(self.tasks) != len(self.values):
+        if len(self.tasks) != self.values.shape[0]:
             raise ValueError(f"tasks has {len(self.tasks)} names for {len(self.values)} values; give one name a value")
 
     @property
@@ -81,6 +83,17 @@ class TaskLosses:
             >>> TaskLosses.from_mapping(losses, ("rain", "haze", "noise")).values
             tensor([0.3000, 0.0000, 0.1000])
         """
+        values: list[Any] = [losses.get(task) for task in tasks]
+        if len(losses) == len(tasks) and {*map(type, values)} == {Tensor}:
+            kinds = {(loss.ndim, loss.dtype, loss.device) for loss in values}
+            ndim, dtype, _ = next(iter(kinds))
+            if len(kinds) == 1 and ndim == 0 and dtype.is_floating_point:
+                return cls(torch.stack(values), tasks=tasks)
+        return cls._one_by_one(losses, tasks)
+
+    @classmethod
+    def _one_by_one(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...]) -> TaskLosses:
+        """What :meth:`from_mapping` does where losses are absent, of several kinds, or wrong."""
         given = {task: _scalar(task, losses[task]) for task in tasks if losses.get(task) is not None}
         if len(given) != len(losses):
             unknown = losses.keys() - tasks
@@ -92,10 +105,11 @@ class TaskLosses:
         if not given:
             raise ValueError(f"losses has no loss for any of the tasks {list(tasks)}; give at least one")
         first, like = next(iter(given.items()))
+        device = like.device
         for task, loss in given.items():
-            if loss.device != like.device:
+            if loss.device != device:
                 raise ValueError(
-                    f"loss of task {task!r} is on {loss.device} and that of {first!r} on {like.device}; "
+                    f"loss of task {task!r} is on {loss.device} and that of {first!r} on {device}; "
                     "move the task losses to one device"
                 )
         if len(given) == len(tasks):

@@ -254,7 +254,9 @@ class TaskReweightedOptimizer(Optimizer):
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
         values, weights = self.task_state.weigh(losses, self.accumulation_steps)
         gradient = weights if scaler is None else scaler.scale(weights)
-        torch.autograd.backward(values, gradient.to(values.dtype), retain_graph, create_graph)
+        if gradient.dtype != values.dtype:
+            gradient = gradient.to(values.dtype)
+        torch.autograd.backward(values, gradient, retain_graph, create_graph)
         return _total(values.detach(), weights)
 
     def step(  # type: ignore[override]

@@ -160,8 +160,8 @@ class Art(Weighting):
         priority = torch.where(incomparable, 1.0, priority)
 
         # Of the two, fmin takes the one that is a number.
-        smoothed.copy_(torch.where(incomparable, smoothed.fmin(loss), updated))
-        minimum.copy_(minimum.fmin(loss))
+        torch.where(incomparable, smoothed.fmin(loss), updated, out=smoothed)
+        torch.fmin(minimum, loss, out=minimum)
         return masked_softmax(priority / self.temperature, present)
 
     def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ def adam_step(
     step = state["step"] + 1
     exp_avg = state["exp_avg"].lerp(gradient, 1 - beta1)
     exp_avg_sq = state["exp_avg_sq"].lerp(gradient.square(), 1 - beta2)
-    first = exp_avg / -torch.expm1(step * math.log(beta1))  # 1 - beta^step, without its rounding
+    descent = exp_avg / torch.expm1(step * math.log(beta1))  # by beta^step - 1, without its rounding
     second = exp_avg_sq / -torch.expm1(step * math.log(beta2))
-    moved = state[name] - lr * first / (second.sqrt() + eps)
+    moved = state[name] + lr * descent / (second.sqrt() + eps)
     for key, value in ((name, moved), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("step", step)):
-        state[key].copy_(torch.where(moving, value, state[key]))
+        torch.where(moving, value, state[key], out=state[key])

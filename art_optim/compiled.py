@@ -49,7 +49,8 @@ class CompiledWeighing:
         """
         if losses.is_meta or torch.compiler.is_compiling():
             return self.weighting(losses, present, state)
-        inputs = [losses.detach(), *state.values()] if present is None else [losses.detach(), present, *state.values()]
+        losses = losses.detach().contiguous()  # a program takes the strides for granted
+        inputs = [losses, *state.values()] if present is None else [losses, present, *state.values()]
         layout = losses.device, len(losses), present is None
         if layout not in self._programs:
             self._programs[layout] = _compile(_Formula(self.weighting, list(state), present is not None), inputs)
@@ -68,18 +69,23 @@ class _Formula(torch.nn.Module):
         return self.weighting(losses, present, dict(zip(self.names, state, strict=True)))
 
 
-@torch.no_grad()
 def _compile(formula: _Formula, inputs: Sequence[Tensor]) -> Program:
+    index = inputs[0].device.index
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(formula, tuple(tensor.clone() for tensor in inputs))
-            model = torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(exported))
+            # Single-threaded: between the runs of several threads, the host would wait for the device.
+            model = torch._inductor.aoti_load_package(
+                torch._inductor.aoti_compile_and_package(exported),
+                run_single_threaded=True,
+                device_index=-1 if index is None else index,
+            )
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RuntimeError(
             f"compile is True, but {type(formula.weighting).__name__} does not compile here ({reason}); install a C++ "
-            "compiler, and Triton for a GPU, or leave it False"
+            "compiler, Triton for a GPU, a newer PyTorch, or leave it False"
         ) from error
     # Calling the model itself sorts the arguments in Python first, which takes longer than the formula.
     program: Program = model.loader.run

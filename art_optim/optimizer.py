@@ -74,12 +74,12 @@ class TaskReweightedOptimizer(Optimizer):
             :class:`~art_optim.distributed.Processes`. None is the default group if there is one of several processes
             in the step; the tasks must be declared then. False turns it off.
         compile: Whether the weighing runs as one compiled kernel, which takes a C++ compiler (and Triton on a GPU) and
-            some seconds before the first step, and again where a first task is absent. The weights may differ in their
-            last bits from those without. Under ``torch.compile`` it has no effect.
+            some seconds before the first step, and again before the first with a mapping that lacks a task. The weights
+            may differ in their last bits from those without. Under ``torch.compile`` it has no effect.
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
-            ``accumulation_steps`` no integer, ``process_group`` no group.
+            ``accumulation_steps`` no integer, ``process_group`` no group, ``compile`` no bool.
         ValueError: A task is named twice, the weighting does not fit the tasks or the parameters,
             ``accumulation_steps`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has several
             dimensions or not this process, ``compile`` is True for a method that looks at gradients.
@@ -145,6 +145,8 @@ class TaskReweightedOptimizer(Optimizer):
             raise ValueError(f"accumulation_steps is {accumulation_steps}; give the number of batches, at least 1")
         if nonfinite not in get_args(NonFinite):
             raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
+        if not isinstance(compile, bool):
+            raise TypeError(f"compile is {compile!r}; give True or False")
         for group in inner.param_groups:
             group.pop(_KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
@@ -217,6 +219,7 @@ class TaskReweightedOptimizer(Optimizer):
         Raises:
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or the method does not fit several processes.
                 Nothing has changed then.
+            RuntimeError: ``compile`` is True, but the weighing does not compile here; nothing has changed then.
         """
         losses = self.task_state.gather(losses)
         return _total(*self.task_state.weigh(losses, self.accumulation_steps))

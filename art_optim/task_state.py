@@ -108,10 +108,10 @@ class TaskState:
             tensors = self.tensors
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        if self._compiled is not None:
-            weights = self._compiled(values.float(), present, tensors)
-        else:
-            with _autocast_off(device.type):
+        with _autocast_off(device.type):
+            if self._compiled is not None:
+                weights = self._compiled(values.float(), present, tensors)
+            else:
                 average = self.processes.average if together else None
                 values, weights = self.weighting.objective(values, present, tensors, average)
         if trainable:

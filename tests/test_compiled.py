@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from art_optim import Art, EqualWeighting, GradNorm, RandomWeighting, TaskReweightedOptimizer, compiled
+from art_optim import Art, EqualWeighting, FixedWeighting, GradNorm, RandomWeighting, TaskReweightedOptimizer, compiled
 from art_optim.compiled import CompiledWeighing
 
-from .test_optimizer import same
+from .test_optimizer import identical, same
 
 TASKS = ["a", "b", "c"]
 needs_a_compiler = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def compiles_nothing(monkeypatch):
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("weighting", [Art(), RandomWeighting(normalize="sum")], ids=repr)
+@pytest.mark.parametrize("weighting", [Art(), RandomWeighting(normalize="sum"), FixedWeighting([1, 2, 3])], ids=repr)
 def test_a_program_weighs_like_the_weighting(weighting):
     program, state, program_state = CompiledWeighing(weighting), weighting.init(3), weighting.init(3)
     places = [tensor.data_ptr() for tensor in program_state.values()]
@@ -68,24 +68,34 @@ def test_a_program_weighs_like_the_weighting(weighting):
 
 @needs_a_compiler
 def test_a_compiled_run_leaves_absent_tasks_out_and_resumes_exactly():
-    straight, first, second = (optimizer_of(Art()) for _ in range(3))
-    absent = {3: "a", 8: "b"}
-    for number, factors in enumerate(history()):
-        step(straight, factors, absent.get(number, ()))
-        if number == 3:
-            assert straight.weights["a"] == 0
-    for number, factors in enumerate(history()):
-        step(first if number < 6 else second, factors, absent.get(number, ()))
-        if number == 5:
-            file = io.BytesIO()
-            torch.save([first.state_dict(), first.param_groups[0]["params"][0].detach()], file)
-            file.seek(0)
-            state, parameter = torch.load(file, weights_only=True)
-            second.load_state_dict(state)
-            second.param_groups[0]["params"][0].data.copy_(parameter)
-    assert torch.equal(straight.param_groups[0]["params"][0], second.param_groups[0]["params"][0])
-    for name, tensor in straight.task_state.tensors.items():
-        assert same(tensor, second.task_state.tensors[name])
+    optimizer, absent = optimizer_of(Art()), {3: "a", 8: "b"}
+    (parameter,) = optimizer.param_groups[0]["params"]
+
+    def run(steps):
+        for number in steps:
+            step(optimizer, history()[number], absent.get(number, ()))
+        return copy.deepcopy([parameter.detach(), optimizer.weights, optimizer.task_state.tensors])
+
+    run(range(4))
+    assert optimizer.weights["a"] == 0
+    file = io.BytesIO()
+    torch.save([optimizer.state_dict(), parameter.detach()], file)
+    straight = run(range(4, 12))
+    file.seek(0)
+    state, saved = torch.load(file, weights_only=True)
+    optimizer.load_state_dict(state)
+    parameter.data.copy_(saved)
+    assert identical(straight, run(range(4, 12)))
+
+
+def test_the_losses_may_have_strides(monkeypatch):
+    """A program reads what lies side by side."""
+    monkeypatch.setattr(compiled, "_compile", lambda formula, inputs: lambda tensors: [tensors[0]])
+    program = CompiledWeighing(Art())
+    for losses in (torch.rand(3, 2)[:, 1], torch.rand(1).expand(3)):
+        given = program(losses, None, Art().init(3))
+        assert torch.equal(given, losses)
+        assert given.stride() == (1,)
 
 
 def test_a_program_is_compiled_once_for_all_tasks_and_once_for_some(compiles_nothing):
@@ -128,6 +138,11 @@ def test_what_does_not_compile_changes_nothing(monkeypatch):
     assert optimizer.weights == {}
     for name, tensor in optimizer.task_state.tensors.items():
         assert same(tensor, before["param_groups"][0]["task_reweighting"]["state"][name])
+
+
+def test_it_is_a_bool():
+    with pytest.raises(TypeError, match="compile is 'yes'; give True or False"):
+        TaskReweightedOptimizer(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), compile="yes")
 
 
 def test_a_method_that_looks_at_gradients_is_refused():

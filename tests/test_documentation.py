@@ -84,6 +84,14 @@ def test_the_table_of_the_all_reduce_is_that_of_its_results():
     assert (ROOT / "benchmarks/results/scaling/table.md").read_text().strip() in (ROOT / "README.md").read_text()
 
 
+def test_the_tables_of_the_cost_of_a_step_are_those_of_their_results():
+    page = (ROOT / "README.md").read_text()
+    ratios = (ROOT / "benchmarks/results/overhead/art/table.md").read_text().partition("\n# Each")[0]
+    tables = [part for part in ratios.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    assert all(table in page for table in tables)
+
+
 def test_the_worked_example_is_a_weighting_like_any_other():
     execute("CONTRIBUTING.md")
     assert "inverse" in available()

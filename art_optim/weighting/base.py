@@ -77,7 +77,7 @@ class Weighting(ABC):
             state: What :meth:`init` returned, as the steps so far have left it.
 
         Returns:
-            [K] float32, not negative; the entries of absent tasks mean nothing.
+            [K] float32, not negative, and no part of ``state``; the entries of absent tasks mean nothing.
         """
 
     def __call__(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:

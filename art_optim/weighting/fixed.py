@@ -48,4 +48,4 @@ class FixedWeighting(Weighting):
         return {"weights": torch.tensor(self.weights, dtype=torch.float32, device=device)}
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        return state["weights"]
+        return state["weights"].clone()  # gradients may be views of what is returned

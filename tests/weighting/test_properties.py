@@ -133,6 +133,14 @@ def test_that_nobody_is_absent_needs_no_mask(weighting, data):
 
 
 @every
+def test_the_weights_are_no_part_of_the_state(weighting):
+    """A gradient may be a view of them, which clipping scales in place."""
+    state = weighting.init(NUM_TASKS)
+    weights = weighting(torch.rand(NUM_TASKS), None, state)
+    assert weights.untyped_storage().data_ptr() not in {t.untyped_storage().data_ptr() for t in state.values()}
+
+
+@every
 def test_no_task_at_all_has_weight_zero_and_moves_nothing(weighting):
     for normalize in ("published", "mean", "sum"):
         state = weighting.init(NUM_TASKS)

@@ -88,14 +88,15 @@ INNERS = {
 }
 
 
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("weighting", [Art(), EqualWeighting()], ids=["art", "equal"])
-def test_a_captured_step_replays_as_the_eager_one(inner, weighting):
+def test_a_captured_step_replays_as_the_eager_one(inner, weighting, compile):
     """Contract 27: forward and ``step(losses)`` in one graph, a hundred replays, bit by bit."""
     warm_up, replays = 3, 100
     batches = inputs(warm_up + replays)
     model = MultiTask().cuda()
-    optimizer = TaskReweightedOptimizer(INNERS[inner](model), TASKS, weighting)
+    optimizer = TaskReweightedOptimizer(INNERS[inner](model), TASKS, weighting, compile=compile)
     static = batches[0].clone()
 
     def step():
@@ -114,7 +115,7 @@ def test_a_captured_step_replays_as_the_eager_one(inner, weighting):
         total = step()
 
     eager = MultiTask().cuda()
-    reference = TaskReweightedOptimizer(INNERS[inner](eager), TASKS, weighting)
+    reference = TaskReweightedOptimizer(INNERS[inner](eager), TASKS, weighting, compile=compile)
     for x in batches[:warm_up]:
         reference.zero_grad()
         reference.step(losses_of(eager, x))

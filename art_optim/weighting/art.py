@@ -173,10 +173,10 @@ class Art(Weighting):
         if self.correction == "ratio":
             return loss / minimum
         log_loss, log_minimum = loss.log(), minimum.log()
+        if self.correction == "log_quotient" and not self.guarded:
+            return log_minimum / log_loss
+        log_ratio = log_loss - log_minimum + 1  # exactly 1 at the minimum
         if self.correction == "log_ratio":
-            return log_loss - log_minimum + 1  # exactly 1 at the minimum
-        log_quotient = log_minimum / log_loss
-        if not self.guarded:
-            return log_quotient
+            return log_ratio
         both_below_1 = torch.maximum(log_loss, log_minimum).signbit()
-        return torch.where(both_below_1, log_quotient, log_loss - log_minimum + 1)
+        return torch.where(both_below_1, log_minimum / log_loss, log_ratio)

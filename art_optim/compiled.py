@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .weighting import Weighting
+from .weighting.base import Average
 
 Program: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 
@@ -40,6 +41,12 @@ class CompiledWeighing:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.weighting,)  # programs belong to a process
+
+    def objective(
+        self, values: Tensor, present: Tensor | None, state: dict[str, Tensor], average: Average | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the weighting's own :meth:`~art_optim.weighting.Weighting.objective` does."""
+        return values, self(values.float(), present, state)
 
     def __call__(self, losses: Tensor, present: Tensor | None, state: dict[str, Tensor]) -> Tensor:
         """Return the weights [K] float32, and advance ``state`` in place, as calling the weighting does.

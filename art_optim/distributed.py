@@ -47,7 +47,7 @@ class Processes:
                 )
             group = group.get_group()
         self._agreed: tuple[str, ...] | None = None
-        self.together = group is not False
+        self.together = group is not False and dist.is_available()
         self.group = group or None
         if self.group is None:
             return
@@ -62,7 +62,7 @@ class Processes:
     @property
     def several(self) -> bool:
         """Whether there is more than one process."""
-        return self.together and dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
+        return self.together and dist.is_initialized() and dist.get_world_size(self.group) > 1
 
     def agree(self, tasks: tuple[str, ...]) -> None:
         """Compare the names of the tasks over the processes, once: in another order, losses would be mixed.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class TaskLosses:
     """The losses of K tasks as one vector, with the number of samples behind each.
 
@@ -51,7 +51,7 @@ class TaskLosses:
         if self.tasks is None:
             return
         if not isinstance(self.tasks, tuple):
-            object.__setattr__(self, "tasks", tuple(self.tasks))
+            self.tasks = tuple(self.tasks)
         if len(self.tasks) != self.values.shape[0]:
             raise ValueError(f"tasks has {len(self.tasks)} names for {len(self.values)} values; give one name a value")
 
@@ -84,11 +84,14 @@ class TaskLosses:
             tensor([0.3000, 0.0000, 0.1000])
         """
         values: list[Any] = [losses.get(task) for task in tasks]
-        if len(losses) == len(tasks) and {*map(type, values)} == {Tensor}:
-            kinds = {(loss.ndim, loss.dtype, loss.device) for loss in values}
-            ndim, dtype, _ = next(iter(kinds))
-            if len(kinds) == 1 and ndim == 0 and dtype.is_floating_point:
-                return cls(torch.stack(values), tasks=tasks)
+        if len(losses) == len(tasks) and {*map(type, values)} == {Tensor} and len({loss.dtype for loss in values}) == 1:
+            try:
+                stacked = torch.stack(values)
+            except RuntimeError:  # of several shapes, or on several devices
+                pass
+            else:
+                if stacked.ndim == 1 and stacked.is_floating_point():
+                    return cls(stacked, None, tasks)
         return cls._one_by_one(losses, tasks)
 
     @classmethod

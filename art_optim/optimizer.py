@@ -256,11 +256,12 @@ class TaskReweightedOptimizer(Optimizer):
         if not losses.trainable:
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
         values, weights = self.task_state.weigh(losses, self.accumulation_steps)
+        total = _total(values.detach(), weights)
         gradient = weights if scaler is None else scaler.scale(weights)
         if gradient.dtype != values.dtype:
             gradient = gradient.to(values.dtype)
         torch.autograd.backward(values, gradient, retain_graph, create_graph)
-        return _total(values.detach(), weights)
+        return total
 
     def step(  # type: ignore[override]
         self,
@@ -293,7 +294,7 @@ class TaskReweightedOptimizer(Optimizer):
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
                 :meth:`backward`.
         """
-        if closure is not None or not isinstance(losses, (Mapping, TaskLosses)):
+        if closure is not None or not isinstance(losses, (dict, TaskLosses)):
             losses, closure = _in_order(losses, closure)
         if losses is None:
             if scaler is not None:
@@ -486,4 +487,6 @@ def _needs_closure(step: Callable[..., Any]) -> bool:
 
 
 def _total(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum()  # not `@`, which autocast would round
+    if values.dtype != weights.dtype:
+        return (values * weights).sum()
+    return values.dot(weights)  # not `@`, which autocast would round

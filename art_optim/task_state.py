@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -41,7 +41,7 @@ class TaskState:
         compile: bool = False,
     ) -> None:
         self.weighting = weighting
-        self._compiled = CompiledWeighing(weighting) if compile else None
+        self._rule = CompiledWeighing(weighting) if compile else weighting
         self.processes = processes or Processes(False)
         self.device = device
         self.tasks: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class TaskState:
         Raises:
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or ``losses`` is something else, or of others.
         """
-        if isinstance(losses, Mapping):
+        if isinstance(losses, (dict, Mapping)):  # a look at an abstract class takes longer
             return TaskLosses.from_mapping(losses, self.tasks or (task_names(tuple(losses)) if losses else ()))
         if not isinstance(losses, TaskLosses):
             raise TypeError(
@@ -84,22 +84,17 @@ class TaskState:
 
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
-        together = self.processes.several and torch.is_grad_enabled()
-        if together:
-            if not losses.trainable:
-                raise ValueError("losses carry no graph, but those of other processes may; give such, or use no_grad()")
-            if not self.tasks:
-                raise ValueError(
-                    "tasks are not declared on several processes, which may see different ones; give tasks=[...]"
-                )
-            self.processes.agree(self.tasks)
-            losses = self.processes.share(losses)
+        device = losses.values.device
+        if _autocasts(device.type):
+            with torch.autocast(device.type, enabled=False):  # a formula is in float32
+                return self.weigh(losses, accumulation_steps)
+        average = None
+        if self.processes.several and torch.is_grad_enabled():
+            losses, average = self._shared(losses), self.processes.average
         values, present, trainable = losses.values, losses.present, losses.trainable
-        device = values.device
         earlier = next(self._earlier, None) if trainable else None
         if earlier is not None:
-            with _autocast_off(device.type):
-                return self.weighting.repeat(values, present, self.tensors), earlier
+            return self.weighting.repeat(values, present, self.tensors), earlier
         if not self.tasks:
             tensors = self.weighting.init(len(values), device)
         elif not trainable:
@@ -108,12 +103,7 @@ class TaskState:
             tensors = self.tensors
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        with _autocast_off(device.type):
-            if self._compiled is not None:
-                weights = self._compiled(values.float(), present, tensors)
-            else:
-                average = self.processes.average if together else None
-                values, weights = self.weighting.objective(values, present, tensors, average)
+        values, weights = self._rule.objective(values, present, tensors, average)
         if trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             if self._repeated is not None:
@@ -191,6 +181,16 @@ class TaskState:
         self.weights = None
         self.skipped = 0
 
+    def _shared(self, losses: TaskLosses) -> TaskLosses:
+        if not losses.trainable:
+            raise ValueError("losses carry no graph, but those of other processes may; give such, or use no_grad()")
+        if not self.tasks:
+            raise ValueError(
+                "tasks are not declared on several processes, which may see different ones; give tasks=[...]"
+            )
+        self.processes.agree(self.tasks)
+        return self.processes.share(losses)
+
     def _declare(self, tasks: Iterable[str]) -> None:
         names = task_names(tasks)
         with torch.inference_mode(False):  # a tensor that is made in it can never be trained with
@@ -211,7 +211,5 @@ def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], t
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+def _autocasts(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

@@ -130,7 +130,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="of rounds, for each combination of the above")
     parser.add_argument("--rounds", type=int, default=5, help="at least, however long they take")
     parser.add_argument("--quick", action="store_true", help="less of it, unless given as well")
-    parser.add_argument("--compile", action="store_true", help="the weighing under torch.compile as well")
+    parser.add_argument("--compile", action="store_true", help="the weighing compiled as well")
     parser.add_argument("--device", default="cpu", help="e.g. cuda")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--output", type=Path, default=Path("runs/overhead"), help="folder of the results")

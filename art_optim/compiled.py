@@ -45,7 +45,7 @@ class CompiledWeighing:
     def objective(
         self, values: Tensor, present: Tensor | None, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return what the weighting's own :meth:`~art_optim.weighting.Weighting.objective` does."""
+        """Return the losses and what calling gives, as :meth:`~art_optim.weighting.Weighting.objective` does."""
         return values, self(values.float(), present, state)
 
     def __call__(self, losses: Tensor, present: Tensor | None, state: dict[str, Tensor]) -> Tensor:

@@ -294,7 +294,7 @@ class TaskReweightedOptimizer(Optimizer):
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
                 :meth:`backward`.
         """
-        if closure is not None or not isinstance(losses, (dict, TaskLosses)):
+        if closure is not None or not isinstance(losses, (dict, TaskLosses)):  # the usual losses are in order
             losses, closure = _in_order(losses, closure)
         if losses is None:
             if scaler is not None:

@@ -3,7 +3,7 @@
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
 # make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
-# make bench   what the wrapper costs a step: tables and a picture in runs/overhead/; QUICK=1 for less than a minute
+# make bench   what the wrapper costs a step: tables and a picture in runs/overhead/; QUICK=1: 7 and 40 tasks, briefly
 # Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare, to bench or to pytest.
 
 PYTHON ?= python3

@@ -4,9 +4,11 @@
     python -m benchmarks.overhead.profile --method famo --input mixed --tasks 200
     python -m benchmarks.overhead.profile --help
 
-A phase is the difference between two steps, one of which stops before it; all of them take turns in the same rounds.
-The lines are timed by a trace function, which adds to each: what they sum to is printed beside the time without it. On
-an accelerator they are the time of the host, which goes on before the device has finished.
+The plain loop and the wrapper take turns, some steps each, and a clock is read before and after each phase. So the code
+of the wrapper is as cold as in training, where a forward pass, a backward pass and an optimizer have been in the caches
+since it last ran: in a loop of its own it takes half the time. The lines are timed by a trace function, which adds to
+each: what they sum to is printed beside the time without it. On an accelerator all is the time of the host, which goes
+on before the device has finished.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ import inspect
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from art_optim import TaskReweightedOptimizer
@@ -32,33 +37,79 @@ from .inputs import INPUTS, Input
 from .measuring import Combination
 from .methods import AGGREGATOR, weighting
 from .problems import PROBLEMS
-from .timing import Step, rounds
+from .timing import REFERENCE
 from .training import inner
 
-PHASES = ("forward", "gather", "weigh", "backward", "inner step")
+WITHIN = ("forward", "gather", "weigh", "backward pass", "inner step")
+REST = "the rest of step"
+STEPS = 10  # of a side in a round
+PHASES = ("zero_grad", *WITHIN, REST)
 
 
-def prefixes(optimizer: TaskReweightedOptimizer, given: Input) -> dict[str, Step]:
-    """Return steps by the phase that they stop after; the last is a whole one."""
-    state = optimizer.task_state
+class Clock:
+    """Sums the seconds of each phase of a step, by what is called in it."""
 
-    def after_zero_grad(step: Step) -> Step:
-        return lambda: (optimizer.zero_grad(), step())
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
 
-    steps: tuple[Step, ...] = (
-        given.losses,
-        lambda: state.gather(given.losses()),
-        lambda: state.weigh(state.gather(given.losses())),
-        lambda: optimizer.backward(given.losses()),
-        lambda: optimizer.step(given.losses()),
-    )
-    return {phase: after_zero_grad(step) for phase, step in zip(PHASES, steps, strict=True)}
+    def timing(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
+
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.seconds[phase] += time.perf_counter() - began
+
+        return timed
+
+    @contextmanager
+    def watching(self, plain: torch.optim.Optimizer, wrapped: TaskReweightedOptimizer) -> Iterator[None]:
+        """Time what is called by the steps of the two sides."""
+        calls = [
+            ("gather", wrapped.task_state, "gather"),
+            ("weigh", wrapped.task_state, "weigh"),
+            ("backward pass", torch.autograd, "backward"),
+            ("inner step", wrapped.inner, "step"),
+            ("inner step", plain, "step"),
+        ]
+        with ExitStack() as patches:
+            for phase, owner, name in calls:
+                patches.enter_context(patch.object(owner, name, self.timing(phase, getattr(owner, name))))
+            yield
+
+    def read(self) -> dict[str, float]:
+        """Return the microseconds of the phases, and start afresh; what holds the others is what is left of it."""
+        seconds = dict.fromkeys(PHASES, 0.0) | self.seconds
+        seconds[REST] -= sum(seconds[phase] for phase in WITHIN)
+        self.seconds.clear()
+        return {phase: 1e6 * of_phase for phase, of_phase in seconds.items()}
 
 
-def phases(times: pd.DataFrame) -> pd.DataFrame:
-    """Return the quartiles of the microseconds of each phase, from those of the steps that stop after them."""
-    differences = 1e6 * times.diff(axis=1).fillna({times.columns[0]: times[times.columns[0]]})
-    return differences.quantile([0.25, 0.5, 0.75]).T
+def phases(
+    plain: torch.optim.Optimizer, wrapped: TaskReweightedOptimizer, given: Sequence[Input], rounds: int
+) -> pd.DataFrame:
+    """Return the microseconds by side and phase, a row a step; in a round, the sides take some steps each."""
+    clock = Clock()
+
+    def plain_step() -> None:
+        plain_sum().backward()
+        plain.step()
+
+    plain_sum = clock.timing("forward", given[0].plain)
+    losses = clock.timing("forward", given[1].losses)
+    steps = {REFERENCE: plain_step, "wrapped": lambda: wrapped.step(losses())}
+    readings: dict[str, list[dict[str, float]]] = {side: [] for side in steps}
+    with clock.watching(plain, wrapped):
+        for _ in track(range(rounds), "rounds", transient=True):
+            for (side, step), optimizer in zip(steps.items(), (plain, wrapped), strict=True):
+                for _ in range(1 + STEPS):
+                    clock.timing("zero_grad", optimizer.zero_grad)()
+                    clock.timing(REST, step)()
+                    readings[side].append(clock.read())
+                del readings[side][-1 - STEPS]  # which followed a step of the other side
+    return pd.concat({side: pd.DataFrame(rows) for side, rows in readings.items()}, axis=1)
 
 
 class LineTimer:
@@ -115,33 +166,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--problem", choices=[name for name in PROBLEMS if name != "weighing"], default="mlp")
     parser.add_argument("--input", choices=INPUTS, default="named")
     parser.add_argument("--tasks", type=int, default=7)
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--compile", action="store_true", help="the weighing compiled, without its lines")
     parser.add_argument("--device", default="cpu", help="e.g. cuda")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
 
-    given = Combination(asked.problem, asked.input, asked.tasks).given(asked.device)
+    sides = [Combination(asked.problem, asked.input, asked.tasks).given(asked.device) for _ in range(2)]
+    plain, given = inner(sides[0].problem.network), sides[1]
     made = weighting(asked.method, given.problem)
-    optimizer = TaskReweightedOptimizer(inner(given.problem.network), given.problem.tasks, made)
-    quartiles = phases(rounds(prefixes(optimizer, given), asked.device, asked.rounds, seconds=0))
-    of_lines = lines(optimizer, given, asked.rounds)
-
-    table = Table("phase", "µs, median (quartiles)", "share", title=f"a step of {asked.method}, {asked.tasks} tasks")
-    total = quartiles[0.5].sum()
-    for phase, (low, median, high) in quartiles.iterrows():
-        table.add_row(phase, f"{median:.1f} ({low:.1f}-{high:.1f})", f"{median / total:.1%}")
-    Console().print(table)
-    table = Table(
-        "line",
-        "µs, mean",
-        title=f"{formula(made).__qualname__}, {sum(of_lines.values()):.1f} µs under the trace function; "
-        f"weighing takes {quartiles.loc['weigh', 0.5]:.1f} µs without",
-    )
-    for line, microseconds in of_lines.items():
-        table.add_row(line, f"{microseconds:.1f}")
-    Console(markup=False).print(table)
+    wrapped = TaskReweightedOptimizer(inner(given.problem.network), given.problem.tasks, made, compile=asked.compile)
+    console = Console(markup=False)
+    of_phases = phases(plain, wrapped, sides, asked.rounds)
+    console.print(_table(f"a step of {asked.method}, {asked.tasks} tasks: µs, medians (quartiles)", of_phases))
+    if not asked.compile:
+        of_lines = lines(wrapped, given, STEPS * asked.rounds)
+        weighing = of_phases["wrapped", "weigh"].median()
+        title = (
+            f"{formula(made).__qualname__}, {sum(of_lines.values()):.1f} µs under the trace function; "
+            f"weighing takes {weighing:.1f} µs without"
+        )
+        table = Table("line", "µs, mean", title=title)
+        for line, microseconds in of_lines.items():
+            table.add_row(line, f"{microseconds:.1f}")
+        console.print(table)
     return 0
+
+
+def _table(title: str, of_phases: pd.DataFrame) -> Table:
+    plain, wrapped = (
+        of_phases[side].assign(all=of_phases[side].sum(axis=1)).quantile([0.25, 0.5, 0.75]).T
+        for side in (REFERENCE, "wrapped")
+    )
+    table = Table("phase", REFERENCE, "wrapped", "difference", title=title)
+    for phase in plain.index:
+        cells = ["{1:.1f} ({0:.1f}-{2:.1f})".format(*side.loc[phase]) for side in (plain, wrapped)]
+        table.add_row(phase, *cells, f"{wrapped.loc[phase, 0.5] - plain.loc[phase, 0.5]:+.1f}")
+    return table
 
 
 if __name__ == "__main__":

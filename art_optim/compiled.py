@@ -37,7 +37,7 @@ class CompiledWeighing:
                 "compiled; leave it False"
             )
         self.weighting = weighting
-        self._programs: dict[tuple[torch.device, int, bool], Program] = {}
+        self._programs: dict[tuple[torch.device, torch.Size, bool], Program] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.weighting,)  # programs belong to a process
@@ -58,7 +58,7 @@ class CompiledWeighing:
             return self.weighting(losses, present, state)
         losses = losses.detach().contiguous()  # a program takes the strides for granted
         inputs = [losses, *state.values()] if present is None else [losses, present, *state.values()]
-        layout = losses.device, len(losses), present is None
+        layout = losses.device, losses.shape, present is None
         if layout not in self._programs:
             self._programs[layout] = _compile(_Formula(self.weighting, list(state), present is not None), inputs)
         return self._programs[layout](inputs)[0]

@@ -85,7 +85,7 @@ class TaskState:
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
         device = losses.values.device
-        if _autocasts(device.type):
+        if torch._C._is_any_autocast_enabled() and _autocasts(device.type):  # the first look is the cheap one
             with torch.autocast(device.type, enabled=False):  # a formula is in float32
                 return self.weigh(losses, accumulation_steps)
         average = None

@@ -14,10 +14,9 @@ from .base import (
     Weighting,
     check_choice,
     check_real,
-    finite_or_nan,
     masked_softmax,
-    positive_or_nan,
     register,
+    zero_or_nan,
 )
 
 Rate = Literal["smoothed", "raw", "none"]
@@ -148,13 +147,13 @@ class Art(Weighting):
         }
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        loss = positive_or_nan(losses) if self.guarded else finite_or_nan(losses)
-        smoothed, minimum = state["smoothed"], state["minimum"]
+        log_loss, smoothed, minimum = losses.log(), state["smoothed"], state["minimum"]
+        loss = losses + zero_or_nan(log_loss if self.guarded else losses)  # NaN if it does not count
 
         updated = smoothed.lerp(loss, 1.0 if self.rate == "raw" else 1 - self.decay)
         incomparable = updated.isnan()  # a task's first loss, or one that does not count
 
-        priority = self._rate(loss, smoothed) * self._correction(loss, minimum)
+        priority = self._rate(loss, smoothed) * self._correction(loss, log_loss, minimum)
         if self.guarded:
             priority = priority.clamp(0, self.max_priority)
         priority = torch.where(incomparable, 1.0, priority)
@@ -167,12 +166,12 @@ class Art(Weighting):
     def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:
         return torch.ones_like(loss) if self.rate == "none" else loss / smoothed
 
-    def _correction(self, loss: Tensor, minimum: Tensor) -> Tensor:
+    def _correction(self, loss: Tensor, log_loss: Tensor, minimum: Tensor) -> Tensor:
         if self.correction == "none":
             return torch.ones_like(loss)
         if self.correction == "ratio":
             return loss / minimum
-        log_loss, log_minimum = loss.log(), minimum.log()
+        log_minimum = minimum.log()
         if self.correction == "log_quotient" and not self.guarded:
             return log_minimum / log_loss
         log_ratio = log_loss - log_minimum + 1  # exactly 1 at the minimum

@@ -159,28 +159,21 @@ def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
     return torch.where(usable, weights, torch.where(number > 0, mean, 1.0))
 
 
-# What is finite has the difference 0 from itself, and what is not has NaN: a few operators without a number from the
-# host, of which each is as dear as two.
+# An operator without a number from the host, of which each is as dear as two.
+def zero_or_nan(values: Tensor) -> Tensor:
+    """0 where the value is finite, NaN elsewhere."""
+    return values - values
+
+
 def finite(values: Tensor) -> Tensor:
     """[K] bool, the tasks whose value is finite."""
-    zero = values - values
+    zero = zero_or_nan(values)
     return zero == zero
 
 
 def positive(values: Tensor) -> Tensor:
     """[K] bool, the tasks whose value is positive and finite."""
     return finite(values.log())
-
-
-def finite_or_nan(values: Tensor) -> Tensor:
-    """The values that are finite, NaN for the others."""
-    return values + (values - values)
-
-
-def positive_or_nan(values: Tensor) -> Tensor:
-    """The values that are positive and finite, NaN for the others."""
-    logs = values.log()
-    return values + (logs - logs)
 
 
 def check_real(weighting: Weighting, name: str, low: float = -math.inf, high: float = math.inf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -40,12 +41,12 @@ def weighing(num_tasks: int, device: str) -> Problem:
     return Problem(tasks, lambda: losses, lambda: per_sample, _turns(len(per_sample), num_tasks, device))
 
 
-def mlp(num_tasks: int, device: str) -> Problem:
-    """Three layers of 256 and an output a task, 64 samples."""
+def mlp(num_tasks: int, device: str, samples: int = 64) -> Problem:
+    """Three layers of 256 and an output a task; with more samples, a longer step."""
     widths = [64, 256, 256, 256]
     layers = [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in pairwise(widths)]
     network = nn.Sequential(*layers, nn.Linear(256, num_tasks))
-    return _with_outputs(network, layers[-1], _uniform(64, 64, device=device), num_tasks)
+    return _with_outputs(network, layers[-1], _uniform(samples, 64, device=device), num_tasks)
 
 
 def conv(num_tasks: int, device: str) -> Problem:
@@ -75,6 +76,8 @@ def srresnet(num_tasks: int, device: str) -> Problem:
 PROBLEMS: dict[str, Callable[[int, str], Problem]] = {
     "weighing": weighing,
     "mlp": mlp,
+    "mlp-256": partial(mlp, samples=256),
+    "mlp-1024": partial(mlp, samples=1024),
     "conv": conv,
     "srresnet": srresnet,
 }

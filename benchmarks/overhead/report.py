@@ -20,7 +20,9 @@ from .timing import REFERENCE
 OUT_OF_SCALE = ("gradnorm", AGGREGATOR)  # of the picture; a backward pass a task
 TITLES = {
     "weighing": "weighing alone, over stacking the losses",
-    "mlp": "MLP, 3 layers of 256",
+    "mlp": "MLP, 3 layers of 256, 64 samples",
+    "mlp-256": "MLP, 256 samples",
+    "mlp-1024": "MLP, 1024 samples",
     "conv": "8 convolutions",
     "srresnet": "SRResNet-like",
     "named": "named losses",
@@ -91,7 +93,7 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
         "- `gradnorm` has the last layer that the tasks share; `upgrad` is TorchJD's `UPGrad` through the wrapper.",
         "- SRResNet-like is the restoration network of the demo: residual blocks as in SRResNet, no upsampling, and a "
         "head that sees the whole image.",
-        "- A mixed batch has 64 samples for the MLP and 8 images for the convolutions: where there are more tasks, the "
+        "- A mixed batch has the samples of the MLP, or 8 images for the convolutions: where there are more tasks, the "
         "others are absent.",
         "- Operators are those that a step and its backward pass call, not those within operators. Memory is the most "
         "that tensors made in a step hold at once, less that of the plain loop.",

@@ -83,7 +83,7 @@ class TaskLosses:
             >>> TaskLosses.from_mapping(losses, ("rain", "haze", "noise")).values
             tensor([0.3000, 0.0000, 0.1000])
         """
-        values: list[Any] = [losses.get(task) for task in tasks]
+        values: list[Any] = [*map(losses.get, tasks)]
         if len(losses) == len(tasks) and {*map(type, values)} == {Tensor} and len({loss.dtype for loss in values}) == 1:
             try:
                 stacked = torch.stack(values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -100,7 +99,9 @@ def test_the_average_is_over_the_tasks():
 
 def test_the_table_by_hand():
     scores = frame({"equal": [20.0, 21.0, 22.0], "art": [21.0, 21.0, 24.0]})
-    times = pd.DataFrame([[0.99, 1.0, 1.02], [1.1, 1.234, 1.3]], index=["equal", "art"], columns=[0.25, 0.5, 0.75])
+    times = pd.DataFrame(
+        [[0.99, 1.0, 1.02], [1.1, 1.234, 1.3]], index=["equal", "art"], columns=["low", "median", "high"]
+    )
     lines = report.table(report.summarize(scores, times), pd.Series({"rain": 18.0, "average": 18.0})).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0] == ["method", "rain, dB", "average, dB", "difference to equal, dB", "step time", "mean rank"]
@@ -193,23 +194,12 @@ def test_the_control_has_the_mean_weights_of_the_other_run(compare, config, tmp_
     assert control["scores"] != of_art["scores"]
 
 
-def test_step_times_are_relative_to_equal_weighting_of_the_same_round(config, monkeypatch):
-    clock = [0.0]
-
-    def step(network, optimizer, batch):
-        warm = clock[0] > 0
-        clock[0] += (1 + clock[0]) * (3 if isinstance(optimizer.weighting, Art) and warm else 1)
-
-    monkeypatch.setattr(training, "step", step)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(timing.random, "Random", lambda seed: SimpleNamespace(shuffle=list.sort))
-    monkeypatch.setattr(timing, "STEPS", 1)
-    monkeypatch.setattr(timing, "ROUNDS", 2)
-    monkeypatch.setattr(timing, "SECONDS", 0)
-    times = timing.step_times({"equal": EqualWeighting(), "art": Art()}, config(0), Data(config(0)))
-    # art, equal, equal again; a step takes as long as all before it, but for the first three times that with art
-    assert times.loc["art"].tolist() == pytest.approx([3 / 8] * 3)
-    assert times.loc["equal"].tolist() == pytest.approx([1 / 2] * 3)
+def test_step_times_are_relative_to_the_second_turn_of_equal_weighting(config, monkeypatch):
+    times = pd.DataFrame({"equal": [1.0, 3.0, 5.0], "art": [3.0, 3.0, 9.0], "equal again": [2.0, 1.0, 2.0]})
+    monkeypatch.setattr(timing, "rounds", lambda steps, *_: times[[*steps]])
+    ratios = timing.step_times({"equal": EqualWeighting(), "art": Art()}, config(0), Data(config(0)))
+    assert ratios.loc["art"].to_dict() == {"low": 2.25, "median": 3.0, "high": 3.75}
+    assert ratios.loc["equal"].to_dict() == {"low": 1.5, "median": 2.5, "high": 2.75}
 
 
 def test_step_times_with_the_network(config, monkeypatch):
@@ -217,7 +207,7 @@ def test_step_times_with_the_network(config, monkeypatch):
     times = timing.step_times({name: methods.make(name, 0) for name in ("equal", "famo")}, config(0), Data(config(0)))
     assert [*times.index] == ["equal", "famo"]
     assert (times > 0).all(axis=None)
-    assert (times[0.25] <= times[0.75]).all()
+    assert (times["low"] <= times["high"]).all()
 
 
 def test_it_leaves_a_table_results_and_a_picture(main, tmp_path, capsys):

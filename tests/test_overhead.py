@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from art_optim import Art
+from art_optim import Art, TaskReweightedOptimizer
 from art_optim import compiled as compiled_weighing
 from art_optim.weighting import available, base
+from benchmarks import timing
 from benchmarks.overhead import __main__ as command
-from benchmarks.overhead import compiling, counting, measuring, methods, profile, timing, training, weighing
+from benchmarks.overhead import compiling, counting, measuring, methods, profile, training, weighing
 from benchmarks.overhead.authors import HostArt
 from benchmarks.overhead.inputs import INPUTS, Mixed, Named
 from benchmarks.overhead.measuring import Combination
@@ -285,18 +287,47 @@ def test_functions_made_alike_are_compiled_each_by_itself(monkeypatch):
     assert first.__code__ is not second.__code__
 
 
-def test_phases_by_hand():
-    times = pd.DataFrame({"forward": [1e-6, 2e-6], "gather": [2e-6, 2e-6], "weigh": [5e-6, 7e-6]})
-    medians = profile.phases(times)[0.5]
-    assert medians.to_dict() == pytest.approx({"forward": 1.5, "gather": 0.5, "weigh": 4.0})
+def test_the_clock_takes_the_parts_from_the_whole(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(profile, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = profile.Clock()
+
+    def passing(seconds):
+        now[0] += seconds
+
+    weigh = clock.timing("weigh", passing)
+    clock.timing("zero_grad", passing)(1e-6)
+    clock.timing(profile.REST, lambda: (weigh(2e-6), weigh(3e-6), passing(4e-6)))()
+    read = {phase: microseconds for phase, microseconds in clock.read().items() if microseconds}
+    assert read == pytest.approx({"zero_grad": 1, "weigh": 5, profile.REST: 4})
+    assert not any(clock.read().values())
+
+
+def test_the_phases_of_both_sides_and_nothing_is_left_behind():
+    sides = [Combination("mlp", "named", 3).given("cpu") for _ in range(2)]
+    plain, inner = (training.inner(side.problem.network) for side in sides)
+    wrapped = TaskReweightedOptimizer(inner, sides[1].problem.tasks)
+    methods_before = torch.autograd.backward, inner.step
+    times = profile.phases(plain, wrapped, sides, rounds=2)
+    assert len(times) == 2 * profile.STEPS
+    assert (times["plain"][["gather", "weigh"]] == 0).all(axis=None)
+    assert (times.drop(columns=[("plain", "gather"), ("plain", "weigh")]) > 0).all(axis=None)
+    assert (torch.autograd.backward, inner.step) == methods_before
 
 
 @pytest.mark.parametrize("method", ["art", "gradnorm"])
 def test_the_profile_prints_phases_and_lines(method, capsys):
     assert profile.main(["--method", method, "--rounds", "2", "--tasks", "3"]) == 0
     out = capsys.readouterr().out
-    assert all(phase in out for phase in profile.PHASES)
+    assert all(phase in out for phase in (*profile.PHASES, "difference"))
     assert {"art": "masked_softmax(", "gradnorm": "self._learn("}[method] in out
+
+
+def test_the_profile_of_a_compiled_method_has_no_lines(compile_without_a_compiler, capsys):
+    assert profile.main(["--compile", "--rounds", "1", "--tasks", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "weigh" in out
+    assert "masked_softmax(" not in out
 
 
 @pytest.mark.parametrize(

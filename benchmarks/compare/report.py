@@ -24,9 +24,9 @@ def summarize(scores: pd.DataFrame, step_times: pd.DataFrame) -> pd.DataFrame:
         average_interval=statistics.half_width(psnr)[AVERAGE],
         difference=statistics.mean(difference)[AVERAGE],
         difference_interval=statistics.half_width(difference)[AVERAGE],
-        step_time=step_times[0.5],
-        step_time_low=step_times[0.25],
-        step_time_high=step_times[0.75],
+        step_time=step_times["median"],
+        step_time_low=step_times["low"],
+        step_time_high=step_times["high"],
         mean_rank=statistics.mean_rank(scores),
     )
     return summary.sort_values(AVERAGE, ascending=False)

@@ -11,7 +11,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from .timing import Step
+from benchmarks.timing import Step
 
 
 def count(step: Step, device: str) -> dict[str, Any]:

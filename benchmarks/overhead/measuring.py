@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.timing import Step, quartiles, rounds
+
 from . import training, weighing
 from .counting import count
 from .inputs import INPUTS, Input
-from .methods import AGAIN, skipped
+from .methods import AGAIN, REFERENCE, skipped
 from .problems import PROBLEMS
-from .timing import REFERENCE, Step, quartiles, rounds
 
 MOST_TASKS = {"srresnet": 40}  # its batch has an image of every task
 
@@ -57,7 +58,7 @@ def measure(
     """Return a record a method, and which make no sense here, and why."""
     steps, without = contestants(of, names, device)
     times = rounds(steps, device, least, seconds)
-    summary = quartiles(times)
+    summary = quartiles(times, REFERENCE)
     counts = {name: count(step, device) for name, step in steps.items()}
     plain = counts[REFERENCE]["peak bytes"]
     records = [

@@ -15,8 +15,8 @@ from benchmarks.aggregators import AGGREGATORS
 from .compiling import COMPILED
 from .inputs import Input, Mixed
 from .problems import Problem
-from .timing import REFERENCE
 
+REFERENCE = "plain"
 AGAIN = f"{REFERENCE} again"
 STACKED = "stacked"
 HOST = "on the host"

@@ -35,9 +35,8 @@ from art_optim.weighting import Weighting, available
 
 from .inputs import INPUTS, Input
 from .measuring import Combination
-from .methods import AGGREGATOR, weighting
+from .methods import AGGREGATOR, REFERENCE, weighting
 from .problems import PROBLEMS
-from .timing import REFERENCE
 from .training import inner
 
 WITHIN = ("forward", "gather", "weigh", "backward pass", "inner step")

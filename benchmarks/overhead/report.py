@@ -14,8 +14,7 @@ from art_optim.weighting import available
 
 from .compiling import COMPILED
 from .measuring import Combination
-from .methods import AGAIN, AGGREGATOR, HOST, SCALARIZERS, STACKED
-from .timing import REFERENCE
+from .methods import AGAIN, AGGREGATOR, HOST, REFERENCE, SCALARIZERS, STACKED
 
 OUT_OF_SCALE = ("gradnorm", AGGREGATOR)  # of the picture; a backward pass a task
 TITLES = {

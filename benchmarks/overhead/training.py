@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchjd.scalarization import FAMO
 
 from art_optim import TaskReweightedOptimizer
+from benchmarks.timing import Step
 
 from .authors import HostArt
 from .compiling import COMPILED, compiled
 from .inputs import Input
 from .methods import HOST, SCALARIZERS, STACKED, is_weighting, scalarizer, weighting
-from .timing import Step
 
 
 def step_of(name: str, given: Input) -> Step:

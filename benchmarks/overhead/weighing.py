@@ -10,12 +10,12 @@ import torch
 from torchjd.scalarization import FAMO
 
 from art_optim import TaskReweightedOptimizer
+from benchmarks.timing import Step
 
 from .authors import HostArt
 from .compiling import COMPILED, compiled
 from .inputs import Input
 from .methods import HOST, SCALARIZERS, is_weighting, scalarizer, weighting
-from .timing import Step
 
 
 def step_of(name: str, given: Input) -> Step:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import pandas as pd
 import torch
 
-REFERENCE = "plain"
 BLOCK, MOST_STEPS = 1e-2, 50  # in a round, steps until the first has taken so many seconds
 
 Step = Callable[[], object]
@@ -52,7 +51,7 @@ def seconds_a_step(step: Step, steps: int, device: str) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def quartiles(times: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+def quartiles(times: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Relate each round to the reference in that round; return the quartiles over the rounds, a row a contestant.
 
     ``ratio`` is the time over that of the reference, ``extra`` the microseconds beyond it, ``time`` the microseconds.

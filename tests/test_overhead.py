@@ -122,7 +122,7 @@ def test_gradnorm_looks_at_the_last_shared_layer():
 def test_ratios_by_hand():
     """The ratio of the medians would be 2; in the rounds it was 3, 2 and 1."""
     times = pd.DataFrame({"plain": [1e-6, 2e-6, 4e-6], "slow": [3e-6, 4e-6, 4e-6]})
-    of = timing.quartiles(times)
+    of = timing.quartiles(times, "plain")
     assert of.loc["slow", "ratio"].to_dict() == pytest.approx({"low": 1.5, "median": 2.0, "high": 2.5})
     assert of.loc["slow", "extra"].to_dict() == pytest.approx({"low": 1.0, "median": 2.0, "high": 2.0})
     assert of.loc["slow", "time"].to_dict() == pytest.approx({"low": 3.5, "median": 4.0, "high": 4.0})
@@ -176,7 +176,7 @@ def test_it_leaves_a_table_results_and_a_picture(tmp_path, capsys):
     assert measured["mlp", "named", "plain again"]["operators"] == measured["mlp", "named", "plain"]["operators"]
     assert measured["mlp", "named", "stacked"]["bytes beyond"] < 1024
     table = (tmp_path / "table.md").read_text()
-    assert "## MLP, 3 layers of 256: named losses, 3 tasks (1 rounds)" in table
+    assert "## MLP, 3 layers of 256, 64 samples: named losses, 3 tasks (1 rounds)" in table
     assert "- Not measured, gradients need a network: gradnorm." in table
     assert table.partition("\n# Each")[0].strip() in capsys.readouterr().out
     with Image.open(tmp_path / "overhead.png") as picture:

@@ -88,8 +88,18 @@ def test_the_tables_of_the_cost_of_a_step_are_those_of_their_results():
     page = (ROOT / "README.md").read_text()
     ratios = (ROOT / "benchmarks/results/overhead/art/table.md").read_text().partition("\n# Each")[0]
     tables = [part for part in ratios.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 3
-    assert all(table in page for table in tables)
+    assert len(tables) == 5
+    assert all(table in page for table in tables[:2])
+    columns = [_rows(table) for table in tables[1:]]  # of the networks: their column of 7 tasks is one of another table
+    rows = _rows(page.partition("Steps of 7 tasks")[2].partition("`torchjd UW`")[0])
+    for method in columns[0].keys() - {"method", "plain"}:
+        assert rows[method] == [column[method][0] for column in columns]
+
+
+def _rows(table: str) -> dict[str, list[str]]:
+    """The cells of a table by the first of their row."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in cells}
 
 
 def test_the_worked_example_is_a_weighting_like_any_other():

@@ -85,7 +85,7 @@ class TaskState:
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
         device = losses.values.device
-        if torch._C._is_any_autocast_enabled() and _autocasts(device.type):  # the first look is the cheap one
+        if _autocasts(device):
             with torch.autocast(device.type, enabled=False):  # a formula is in float32
                 return self.weigh(losses, accumulation_steps)
         average = None
@@ -211,5 +211,7 @@ def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], t
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _autocasts(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+def _autocasts(device: torch.device) -> bool:
+    if not torch._C._is_any_autocast_enabled():  # which is cheaper than to ask for a device
+        return False
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

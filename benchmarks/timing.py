@@ -43,11 +43,11 @@ def rounds(contestants: Mapping[str, Step], device: str, least: int, seconds: fl
 
 def seconds_a_step(step: Step, steps: int, device: str) -> float:
     """Return the mean over so many steps; an accelerator has finished all that it was given before and in them."""
-    _finish(device)
+    finish(device)
     began = time.perf_counter()
     for _ in range(steps):
         step()
-    _finish(device)
+    finish(device)
     return (time.perf_counter() - began) / steps
 
 
@@ -67,7 +67,8 @@ def quartiles(times: pd.DataFrame, reference: str) -> pd.DataFrame:
     )
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
+    """Wait until an accelerator has done what it was given."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -308,7 +308,7 @@ def test_the_phases_of_both_sides_and_nothing_is_left_behind():
     plain, inner = (training.inner(side.problem.network) for side in sides)
     wrapped = TaskReweightedOptimizer(inner, sides[1].problem.tasks)
     methods_before = torch.autograd.backward, inner.step
-    times = profile.phases(plain, wrapped, sides, rounds=2)
+    times = profile.phases(plain, wrapped, sides, "cpu", rounds=2)
     assert len(times) == 2 * profile.STEPS
     assert (times["plain"][["gather", "weigh"]] == 0).all(axis=None)
     assert (times.drop(columns=[("plain", "gather"), ("plain", "weigh")]) > 0).all(axis=None)

@@ -8,7 +8,7 @@ The plain loop and the wrapper take turns, some steps each, and a clock is read 
 of the wrapper is as cold as in training, where a forward pass, a backward pass and an optimizer have been in the caches
 since it last ran: in a loop of its own it takes half the time. The lines are timed by a trace function, which adds to
 each: what they sum to is printed beside the time without it. On an accelerator all is the time of the host, which goes
-on before the device has finished.
+on before the device has finished; between two steps it waits.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rich.table import Table
 
 from art_optim import TaskReweightedOptimizer
 from art_optim.weighting import Weighting, available
+from benchmarks.timing import finish
 
 from .inputs import INPUTS, Input
 from .measuring import Combination
@@ -87,7 +88,7 @@ class Clock:
 
 
 def phases(
-    plain: torch.optim.Optimizer, wrapped: TaskReweightedOptimizer, given: Sequence[Input], rounds: int
+    plain: torch.optim.Optimizer, wrapped: TaskReweightedOptimizer, given: Sequence[Input], device: str, rounds: int
 ) -> pd.DataFrame:
     """Return the microseconds by side and phase, a row a step; in a round, the sides take some steps each."""
     clock = Clock()
@@ -104,6 +105,7 @@ def phases(
         for _ in track(range(rounds), "rounds", transient=True):
             for (side, step), optimizer in zip(steps.items(), (plain, wrapped), strict=True):
                 for _ in range(1 + STEPS):
+                    finish(device)
                     clock.timing("zero_grad", optimizer.zero_grad)()
                     clock.timing(REST, step)()
                     readings[side].append(clock.read())
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = weighting(asked.method, given.problem)
     wrapped = TaskReweightedOptimizer(inner(given.problem.network), given.problem.tasks, made, compile=asked.compile)
     console = Console(markup=False)
-    of_phases = phases(plain, wrapped, sides, asked.rounds)
+    of_phases = phases(plain, wrapped, sides, asked.device, asked.rounds)
     console.print(_table(f"a step of {asked.method}, {asked.tasks} tasks: µs, medians (quartiles)", of_phases))
     if not asked.compile:
         of_lines = lines(wrapped, given, STEPS * asked.rounds)

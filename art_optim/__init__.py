@@ -1,6 +1,7 @@
 """Multi-task training by reweighting: wrap the optimizer, pass it the losses of all tasks."""
 
-from . import weighting
+from . import gradients, weighting
+from .gradients import GradientWeighting, GradNorm
 from .losses import TaskLosses, per_task_mean
 from .optimizer import TaskReweightedOptimizer
 from .task_state import TaskState
@@ -14,7 +15,6 @@ from .weighting import (
     EqualWeighting,
     FixedWeighting,
     GeometricLoss,
-    GradNorm,
     ImpartialLoss,
     ImprovableGap,
     RandomWeighting,
@@ -39,6 +39,7 @@ __all__ = [
     "FixedWeighting",
     "GeometricLoss",
     "GradNorm",
+    "GradientWeighting",
     "ImpartialLoss",
     "ImprovableGap",
     "RandomWeighting",
@@ -51,6 +52,7 @@ __all__ = [
     "TaskState",
     "UncertaintyWeighting",
     "Weighting",
+    "gradients",
     "per_task_mean",
     "weighting",
 ]

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .gradients import GradientWeighting
 from .weighting import Weighting
-from .weighting.base import Average
 
 Program: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 
@@ -31,7 +31,7 @@ class CompiledWeighing:
     """
 
     def __init__(self, weighting: Weighting) -> None:
-        if type(weighting).objective is not Weighting.objective:
+        if isinstance(weighting, GradientWeighting):
             raise ValueError(
                 f"compile is True, but {type(weighting).__name__} looks at gradients, whose backward passes are not "
                 "compiled; leave it False"
@@ -41,12 +41,6 @@ class CompiledWeighing:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.weighting,)  # programs belong to a process
-
-    def objective(
-        self, values: Tensor, present: Tensor | None, state: dict[str, Tensor], average: Average | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the losses and what calling gives, as :meth:`~art_optim.weighting.Weighting.objective` does."""
-        return values, self(values.float(), present, state)
 
     def __call__(self, losses: Tensor, present: Tensor | None, state: dict[str, Tensor]) -> Tensor:
         """Return the weights [K] float32, and advance ``state`` in place, as calling the weighting does.

@@ -8,20 +8,21 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import checkpoint
+from .closure import Replay, WeighedClosure
 from .distributed import Processes, ProcessGroupLike
+from .gradients import GradientWeighting
 from .losses import Losses, TaskLosses
+from .nonfinite import NonFinite, Skip, require_finite_gradients
 from .task_state import TaskState
 from .weighting import Weighting, create
 
-NonFinite = Literal["propagate", "skip"]
-
-_KEY = "task_reweighting"
 _OURS = ("inner", "task_state", "accumulation_steps", "nonfinite")
 _HOOKS = (
     "_optimizer_step_pre_hooks",
@@ -40,10 +41,6 @@ def _of_inner(name: str) -> property:
         lambda self: delattr(self.inner, name),
         f"``{name}`` of the inner optimizer, live.",
     )
-
-
-class _Skip(Exception):
-    """Ends a step before the inner optimizer has changed anything."""
 
 
 class TaskReweightedOptimizer(Optimizer):
@@ -148,9 +145,10 @@ class TaskReweightedOptimizer(Optimizer):
         if not isinstance(compile, bool):
             raise TypeError(f"compile is {compile!r}; give True or False")
         for group in inner.param_groups:
-            group.pop(_KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
+            group.pop(checkpoint.KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
-        if not weighting.sharded and any(hasattr(parameter, "full_tensor") for parameter in parameters):
+        whole = isinstance(weighting, GradientWeighting) and not weighting.sharded
+        if whole and any(hasattr(parameter, "full_tensor") for parameter in parameters):
             raise ValueError(
                 f"inner has sharded parameters (DTensor), whose gradients {type(weighting).__name__} cannot look at; "
                 "give parameters that are whole, or choose another weighting"
@@ -342,14 +340,7 @@ class TaskReweightedOptimizer(Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state_dict = dict(self.inner.state_dict())
-        if "param_groups" in state_dict:
-            groups = list(state_dict["param_groups"])
-            place = next((i for i, group in enumerate(groups) if group["params"]), 0)  # others are lost in a DCP
-            groups[place] = {**groups[place], _KEY: self.task_state.state_dict()}
-            state_dict["param_groups"] = groups
-        else:  # some wrappers nest it
-            state_dict[_KEY] = self.task_state.state_dict()
+        state_dict = checkpoint.insert(self.inner.state_dict(), self.task_state.state_dict())
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             result = post_hook(self, state_dict)
             state_dict = state_dict if result is None else result
@@ -368,11 +359,7 @@ class TaskReweightedOptimizer(Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        task_state = state_dict.pop(_KEY, None)
-        if "param_groups" in state_dict:
-            groups = state_dict["param_groups"]
-            state_dict["param_groups"] = [{k: v for k, v in group.items() if k != _KEY} for group in groups]
-            task_state = next((group[_KEY] for group in groups if _KEY in group), task_state)
+        state_dict, task_state = checkpoint.extract(state_dict)
         if task_state is not None:
             self.task_state.check(task_state)
         self.inner.load_state_dict(state_dict)
@@ -383,23 +370,25 @@ class TaskReweightedOptimizer(Optimizer):
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         if task_state is None:
-            warnings.warn(f"the checkpoint has no {_KEY!r}: the task state starts afresh", stacklevel=2)
+            warnings.warn(f"the checkpoint has no {checkpoint.KEY!r}: the task state starts afresh", stacklevel=2)
 
     def _inner_step(self, closure: Callable[[], Any] | None = None, weights: Tensor | None = None) -> Any:
-        versions: list[int] = []
-        args: tuple[Any, ...] = (self,) if closure is None else (self, self._weighing(closure, weights, versions))
+        evaluations = None
+        if closure is not None:
+            self.task_state.replay = Replay(weights)
+            evaluations = WeighedClosure(closure, self.backward, self.task_state.replay)
+        args: tuple[Any, ...] = (self,) if evaluations is None else (self, evaluations)
         kwargs: dict[str, Any] = {}
-        the_closure_looks = closure is not None and weights is None
         try:
-            if self.nonfinite == "skip" and not the_closure_looks:
-                self._require_finite_gradients()
+            if self.nonfinite == "skip" and (evaluations is None or weights is not None):
+                require_finite_gradients(self._parameters())
             for pre_hook in self._optimizer_step_pre_hooks.values():
                 changed = pre_hook(self, args, kwargs)
                 if changed is not None and not (isinstance(changed, tuple) and len(changed) == 2):
                     raise RuntimeError(f"a step pre-hook returned {changed!r}; return None, or a pair (args, kwargs)")
                 args, kwargs = changed or (args, kwargs)
-            if self.nonfinite == "skip" and the_closure_looks:
-                versions += self._versions()
+            if self.nonfinite == "skip" and evaluations is not None and weights is None:
+                evaluations.watch(self._parameters())
             try:
                 result = self.inner.step(*args[1:], **kwargs)
             except RuntimeError as error:
@@ -409,43 +398,15 @@ class TaskReweightedOptimizer(Optimizer):
                     f"{type(self.inner).__name__} differentiates the gradients; "
                     "call backward(losses, create_graph=True), and then step()"
                 ) from error
-        except _Skip:
+        except Skip:
             self.task_state.skipped += 1
             return None
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
         return result
 
-    def _weighing(self, closure: Callable[[], Any], weights: Tensor | None, versions: list[int]) -> Callable[[], Any]:
-        repeated = [] if weights is None else [weights]
-
-        def evaluate() -> Any:
-            # Once the inner optimizer has moved a parameter, stopping it would leave its step half done.
-            looks = bool(versions) and versions == self._versions()
-            with self.task_state.repeating(repeated):
-                losses = closure()
-                result = self.backward(losses) if isinstance(losses, (Mapping, TaskLosses)) else losses
-            if looks:
-                self._require_finite_gradients()
-            return result
-
-        return evaluate
-
-    def _versions(self) -> list[int]:
-        return [parameter._version for group in self.param_groups for parameter in group["params"]]
-
-    @torch.no_grad()
-    def _require_finite_gradients(self) -> None:
-        parameters = (parameter for group in self.param_groups for parameter in group["params"])
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        dense = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
-        dense = [gradient.float() if gradient.dtype.itemsize < 4 else gradient for gradient in dense]
-        plain, sharded = ([g for g in dense if hasattr(g, "full_tensor") == kind] for kind in (False, True))
-        norms = [torch.nn.utils.get_total_norm(some) for some in (plain, sharded)]
-        # All of them before a look at one: where a rank gets its full tensor, so must the others.
-        norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
-        if not all(norm.isfinite() for norm in norms):
-            raise _Skip
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def __getattr__(self, name: str) -> Any:
         # What is looked up before __init__ or __setstate__ is done must fail, or copying would recurse.

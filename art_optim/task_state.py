@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import checkpoint
+from .closure import Replay
 from .compiled import CompiledWeighing
 from .distributed import Processes
+from .gradients import GradientWeighting
 from .losses import Losses, TaskLosses, task_names
 from .weighting import Weighting
 
@@ -48,8 +48,7 @@ class TaskState:
         self.tensors: dict[str, Tensor] = {}
         self.weights: Tensor | None = None
         self.skipped = 0
-        self._repeated: list[Tensor] | None = None
-        self._earlier: Iterator[Tensor] = iter(())
+        self.replay = Replay()
         if tasks is not None:
             self._declare(tasks)
 
@@ -92,9 +91,11 @@ class TaskState:
         if self.processes.several and torch.is_grad_enabled():
             losses, average = self._shared(losses), self.processes.average
         values, present, trainable = losses.values, losses.present, losses.trainable
-        earlier = next(self._earlier, None) if trainable else None
+        earlier = self.replay.next() if trainable else None
         if earlier is not None:
-            return self.weighting.repeat(values, present, self.tensors), earlier
+            if isinstance(self.weighting, GradientWeighting):
+                values = self.weighting.repeat(values, present, self.tensors)
+            return values, earlier
         if not self.tasks:
             tensors = self.weighting.init(len(values), device)
         elif not trainable:
@@ -103,32 +104,20 @@ class TaskState:
             tensors = self.tensors
         else:
             tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        values, weights = self._rule.objective(values, present, tensors, average)
+        if isinstance(self.weighting, GradientWeighting):
+            values, weights = self.weighting.objective(values, present, tensors, average)
+        else:
+            weights = self._rule(values.float(), present, tensors)
         if trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
-            if self._repeated is not None:
-                self._repeated.append(weights)
+            self.replay.record(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.weights, self.device = tensors, weights, device
         return values, weights
 
-    @contextmanager
-    def repeating(self, weights: list[Tensor]) -> Iterator[None]:
-        """One evaluation of a closure: within it :meth:`weigh` returns ``weights`` in order, then adds to them."""
-        self._repeated, self._earlier = weights, iter(tuple(weights))
-        try:
-            yield
-        finally:
-            self._repeated, self._earlier = None, iter(())
-
     def state_dict(self) -> dict[str, Any]:
         """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""
-        return {
-            "tasks": list(self.tasks),
-            "weighting": _describe(self.weighting),
-            "state": {name: tensor.clone() for name, tensor in self.tensors.items()},
-            "skipped": self.skipped,
-        }
+        return checkpoint.describe(self)
 
     def check(self, state_dict: Mapping[str, Any]) -> None:
         """Raise if ``state_dict`` cannot be loaded; nothing changes.
@@ -136,28 +125,7 @@ class TaskState:
         Raises:
             TypeError, ValueError: It is not of these tasks, or not of this weighting.
         """
-        advice = "build the optimizer as it was, or delete 'task_reweighting' from the checkpoint to start afresh"
-        missing = {"tasks", "weighting"} - state_dict.keys()
-        if missing:
-            raise ValueError(f"the checkpoint's task state has no {' and no '.join(sorted(missing))}; {advice}")
-        if state_dict["weighting"] != _describe(self.weighting):
-            raise ValueError(
-                f"the checkpoint has weighting {state_dict['weighting']}, not {_describe(self.weighting)}; {advice}"
-            )
-        if not state_dict["tasks"]:
-            return
-        tasks = task_names(state_dict["tasks"])
-        if self.tasks and tasks != self.tasks:
-            raise ValueError(f"the checkpoint has tasks {list(tasks)}, not {list(self.tasks)}; {advice}")
-        saved = _layout(state_dict.get("state", {}))
-        wanted = _layout(self.weighting.init(len(tasks), "meta"))
-        if wanted and not saved and not self.tasks:
-            raise ValueError(
-                f"the checkpoint came without the state of its tasks {list(tasks)}, as torch.distributed.checkpoint "
-                "fills in only what is there: declare the tasks with tasks=[...] before loading"
-            )
-        if saved != wanted:
-            raise ValueError(f"the checkpoint has task state {saved}, not {wanted}; {advice}")
+        checkpoint.check(state_dict, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the state over in place: tensors stay where they are.
@@ -196,19 +164,6 @@ class TaskState:
         with torch.inference_mode(False):  # a tensor that is made in it can never be trained with
             self.tensors = self.weighting.init(len(names), self.device)
         self.tasks = names
-
-
-def _describe(weighting: Weighting) -> str:
-    # Without the defaults, so that a hyperparameter which a later version adds does not lock out a checkpoint.
-    compared = {field.name: field.default for field in fields(weighting) if field.compare}
-    values = {name: getattr(weighting, name) for name in compared}
-    changed = [f"{name}={value!r}" for name, value in values.items() if value != compared[name]]
-    # Of a function, repr has the address.
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(weighting).__name__}({', '.join(changed)})")
-
-
-def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _autocasts(device: torch.device) -> bool:

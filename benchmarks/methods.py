@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torchjd.aggregation import UPGrad
 
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 
 README = Path(__file__).parents[1] / "README.md"

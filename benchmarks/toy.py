@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch import Tensor
 
 from art_optim import TaskReweightedOptimizer
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 from benchmarks.aggregators import AGGREGATORS
 from benchmarks.cache import complete, processes

@@ -12,7 +12,7 @@ from PIL import Image
 from torchjd.aggregation import UPGrad
 
 from art_optim import Art, EqualWeighting, FixedWeighting, weighting
-from art_optim.weighting import base
+from art_optim.weighting import registry
 from benchmarks.aggregators import AGGREGATORS
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import methods, report, runs, statistics, timing
@@ -114,7 +114,7 @@ def test_the_table_by_hand():
 
 def test_every_method_is_compared_without_an_edit(monkeypatch):
     assert {*methods.default()} == ({*weighting.available()} - {"fixed"}) | {*AGGREGATORS} | {"mean-of:art"}
-    monkeypatch.setattr(base, "_REGISTRY", {**base._REGISTRY, "new": Art})
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "new": Art})
     monkeypatch.setitem(AGGREGATORS, "newer", UPGrad)
     assert {"new", "newer"} <= {*methods.default()}
     assert isinstance(methods.make("newer", seed=0).aggregator, UPGrad)
@@ -170,7 +170,7 @@ def test_another_configuration_is_another_run(compare, config, tmp_path, monkeyp
     longer = Config(**{**vars(config(0)), "steps": STEPS + 1})
     runs.compare(["equal"], [longer], jobs=1, folder=tmp_path / "runs")
     assert len(done) == STEPS + 1
-    monkeypatch.setitem(base._REGISTRY, "equal", partial(FixedWeighting, (1.0, 1.0, 1.0)))
+    monkeypatch.setitem(registry._REGISTRY, "equal", partial(FixedWeighting, (1.0, 1.0, 1.0)))
     compare(["equal"], seeds=[0])
     assert len(done) == 2 * STEPS + 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from art_optim.weighting import available, base, create
+from art_optim.weighting import available, create, registry
 from benchmarks import methods
 
 from .weighting.test_properties import NUM_TASKS, STEPS, history, run
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _registry_of_its_own(monkeypatch):
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def blocks(name: str) -> list[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from art_optim import Art, TaskReweightedOptimizer
 from art_optim import compiled as compiled_weighing
-from art_optim.weighting import available, base
+from art_optim.weighting import available, registry
 from benchmarks import timing
 from benchmarks.overhead import __main__ as command
 from benchmarks.overhead import compiling, counting, measuring, methods, profile, training, weighing
@@ -94,7 +94,7 @@ def test_the_loop_on_the_host_leaves_absent_tasks_alone():
 
 def test_every_registered_weighting_is_a_contestant_without_an_edit(monkeypatch):
     assert {*available()} <= {*methods.names()}
-    monkeypatch.setattr(base, "_REGISTRY", {**base._REGISTRY, "new": Art})
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "new": Art})
     steps, _ = measuring.contestants(Combination("mlp", "named", 3), ["new"], "cpu")
     assert [*steps] == ["plain", "plain again", "new"]
 

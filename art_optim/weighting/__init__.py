@@ -1,16 +1,16 @@
 """Loss weightings: one file a method, losses in, weights out."""
 
 from .art import Art
-from .base import Weighting, available, create, register
+from .base import Weighting
 from .cov import CoVWeighting
 from .dwa import DynamicWeightAverage
 from .equal import EqualWeighting
 from .famo import FAMO
 from .fixed import FixedWeighting
 from .gls import GeometricLoss
-from .gradnorm import GradNorm
 from .igb import ImprovableGap
 from .imtl_l import ImpartialLoss
+from .registry import available, create, register
 from .relobralo import ReLoBRaLo
 from .rlw import RandomWeighting
 from .si import ScaleInvariant
@@ -30,7 +30,6 @@ __all__ = [
     "EqualWeighting",
     "FixedWeighting",
     "GeometricLoss",
-    "GradNorm",
     "ImpartialLoss",
     "ImprovableGap",
     "RandomWeighting",

@@ -9,15 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import (
-    Present,
-    Weighting,
-    check_choice,
-    check_real,
-    masked_softmax,
-    register,
-    zero_or_nan,
-)
+from .base import Weighting
+from .functional import Present, masked_softmax, zero_or_nan
+from .registry import register
+from .validation import check_choice, check_real
 
 Rate = Literal["smoothed", "raw", "none"]
 Correction = Literal["log_quotient", "log_ratio", "ratio", "none"]

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, among, number_of, positive, register, relative_weights
+from .base import Weighting
+from .functional import Present, among, number_of, positive, relative_weights
 from .history import update_moments
+from .registry import register
 
 
 @register("cov")

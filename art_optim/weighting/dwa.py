@@ -8,7 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, among, check_real, check_whole, finite, positive, register, relative_weights
+from .base import Weighting
+from .functional import Present, among, finite, positive, relative_weights
+from .registry import register
+from .validation import check_real, check_whole
 
 
 @register("dwa")

@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, register
+from .base import Weighting
+from .functional import Present
+from .registry import register
 
 
 @register("equal")

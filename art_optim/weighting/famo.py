@@ -10,17 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import (
-    Present,
-    Weighting,
-    check_real,
-    masked_softmax,
-    number_of,
-    positive,
-    register,
-    relative_weights,
-)
+from .base import Weighting
+from .functional import Present, masked_softmax, number_of, positive, relative_weights
 from .learning import adam_step, init_learned
+from .registry import register
+from .validation import check_real
 
 
 @register("famo")

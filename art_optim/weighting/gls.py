@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, mean_elsewhere, positive, register
+from .base import Weighting
+from .functional import Present, mean_elsewhere, positive
+from .registry import register
 
 
 @register("gls")

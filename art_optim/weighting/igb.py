@@ -8,8 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_whole, mean_elsewhere, positive, register, relative_weights
+from .base import Weighting
+from .functional import Present, mean_elsewhere, positive, relative_weights
 from .history import early_mean, init_early_mean
+from .registry import register
+from .validation import check_whole
 
 
 @register("igb")

@@ -8,8 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_real, positive, register
+from .base import Weighting
+from .functional import Present, positive
 from .learning import adam_step, init_learned
+from .registry import register
+from .validation import check_real
 
 
 @register("imtl_l")

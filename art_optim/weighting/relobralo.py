@@ -8,19 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import (
-    Present,
-    Weighting,
-    check_real,
-    check_whole,
-    finite,
-    number_of,
-    positive,
-    register,
-    relative_weights,
-    sum_to_one,
-)
+from .base import Weighting
+from .functional import Present, finite, number_of, positive, relative_weights, sum_to_one
+from .registry import register
 from .stream import init_streams, next_uniforms
+from .validation import check_real, check_whole
 
 
 @register("relobralo")

@@ -9,8 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_choice, check_whole, finite, masked_softmax, register
+from .base import Weighting
+from .functional import Present, finite, masked_softmax
+from .registry import register
 from .stream import init_streams, next_uniforms
+from .validation import check_choice, check_whole
 
 Distribution = Literal["normal", "dirichlet"]
 

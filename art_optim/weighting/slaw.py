@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_real, finite, register, relative_weights
+from .base import Weighting
+from .functional import Present, finite, relative_weights
 from .history import update_moments
+from .registry import register
+from .validation import check_real
 
 
 @register("slaw")

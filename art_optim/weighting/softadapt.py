@@ -8,7 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_real, finite, positive, register, relative_weights
+from .base import Weighting
+from .functional import Present, finite, positive, relative_weights
+from .registry import register
+from .validation import check_real
 
 
 @register("softadapt")

@@ -8,8 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Present, Weighting, check_choice, check_real, positive, register
+from .base import Weighting
+from .functional import Present, positive
 from .learning import adam_step, init_learned
+from .registry import register
+from .validation import check_choice, check_real
 
 Form = Literal["regression", "classification", "revised"]
 

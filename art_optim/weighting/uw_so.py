@@ -7,7 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Present, Weighting, check_real, number_of, positive, register, relative_weights
+from .base import Weighting
+from .functional import Present, number_of, positive, relative_weights
+from .registry import register
+from .validation import check_real
 
 
 @register("uw_so")

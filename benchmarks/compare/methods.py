@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from art_optim import FixedWeighting
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 from benchmarks.aggregators import AGGREGATORS
 

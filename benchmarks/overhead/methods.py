@@ -8,7 +8,7 @@ from typing import Any
 
 from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, GeometricMean, Mean, Random, Scalarizer, Sum
 
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 from benchmarks.aggregators import AGGREGATORS
 

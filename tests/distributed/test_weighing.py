@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchjd.aggregation import UPGrad
 
 from art_optim import Art, EqualWeighting, GradNorm, TaskLosses, TaskReweightedOptimizer, per_task_mean
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import available, create
 
 from ..conftest import TASKS, MultiTask

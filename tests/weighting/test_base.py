@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from art_optim import Art, EqualWeighting, FixedWeighting, Weighting
-from art_optim.weighting import available, base, create, register
+from art_optim.weighting import available, create, register, registry
 
 
 def test_create_makes_what_available_lists():
@@ -33,7 +33,7 @@ def test_a_name_is_given_once():
 
 def test_a_class_may_be_registered_again(monkeypatch):
     """As a notebook cell that is run twice does."""
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     for _ in range(2):
 
         @register("again")

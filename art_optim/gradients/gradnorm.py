@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import (
-    Average,
-    Present,
-    Weighting,
-    check_real,
-    nan_where_absent,
-    number_of,
-    positive,
-    register,
-    sum_to_one,
-    zero_where_absent,
-)
+from ..weighting import register
+from ..weighting.functional import Present, among, number_of, positive, sum_to_one
+from ..weighting.learning import adam_step, init_learned
+from ..weighting.validation import check_real
+from .base import Average, GradientWeighting
 from .graph import leaves
-from .learning import adam_step, init_learned
 
 
 @register("gradnorm")
 @dataclass(frozen=True)
-class GradNorm(Weighting):
+class GradNorm(GradientWeighting):
     r"""GradNorm of Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask
     Networks" (ICML 2018): learn weights under which the gradients of all tasks have norms that fit their progress.
 
@@ -61,7 +54,7 @@ class GradNorm(Weighting):
 
     State:
         ``weight``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``initial``, the first losses, 0 before
-        there is one. All [K] float32.
+        there is one; ``norm``, the norms measured since the last weighing, -1 where there is none. All [K] float32.
 
     Raises:
         TypeError: ``shared`` holds something else than tensors.
@@ -114,55 +107,43 @@ class GradNorm(Weighting):
         return {
             **init_learned("weight", 1.0, num_tasks, device),
             "initial": torch.zeros(num_tasks, dtype=torch.float32, device=device),
+            "norm": torch.full((num_tasks,), -1.0, dtype=torch.float32, device=device),
         }
 
-    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        return sum_to_one(state["weight"], present) * number_of(present, losses)
-
-    def objective(
-        self, values: Tensor, present: Present, state: dict[str, Tensor], average: Average | None = None
-    ) -> tuple[Tensor, Tensor]:
-        values, weights = super().objective(values, present, state)
-        if values.requires_grad and torch.is_grad_enabled():
-            losses = nan_where_absent(values.detach().float(), present)
-            self._learn(losses, self._gradient_norms(values, average), present, state)
-        return values, weights
-
-    def _parameters(self, values: Tensor, average: Average | None) -> tuple[Tensor, ...]:
-        shared = tuple(self.shared or ())
-        if average is None:
-            return shared or leaves(values)
-        if not shared or any(hasattr(tensor, "full_tensor") for tensor in shared):
-            raise ValueError(
-                f"shared is {'sharded' if shared else None} on several processes, which must differentiate by the same "
-                "whole parameters; give such, e.g. shared=trunk[-1].parameters()"
-            )
-        leaves(values)  # refuses a static graph
-        return shared
-
-    def _gradient_norms(self, values: Tensor, average: Average | None) -> Tensor:
+    def measure(
+        self,
+        values: Tensor,
+        present: Present,
+        state: dict[str, Tensor],
+        average: Average | None = None,
+        tasks: Sequence[int] | None = None,
+    ) -> None:
         shared = self._parameters(values, average)
-        norms, depends = [], False
-        for one in torch.eye(len(values), dtype=values.dtype, device=values.device):
-            gradients = torch.autograd.grad(values, shared, one, retain_graph=True, allow_unused=True)
+        norms, depends = [*state["norm"].unbind()], False
+        one_hot = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        for task in range(len(values)) if tasks is None else tasks:
+            gradients = torch.autograd.grad(values, shared, one_hot[task], retain_graph=True, allow_unused=True)
             depends |= any(gradient is not None for gradient in gradients)
             flat = [
                 _real(torch.zeros_like(tensor) if gradient is None else gradient).to(values.device, torch.float32)
                 for tensor, gradient in zip(shared, gradients, strict=True)
             ]
             gradient = torch.cat(flat)
-            norms.append((gradient if average is None else average(gradient)).norm())
+            norms[task] = (gradient if average is None else average(gradient)).norm()
         if average is None and not depends:  # of several processes one may lack it
             raise ValueError(
                 "no loss depends on a tensor of shared; give parameters of the network (after fully_shard, or "
                 "within a reentrant checkpoint, none is in the graph)"
             )
-        return torch.stack(norms)
+        measured = torch.stack(norms).nan_to_num(nan=math.inf, posinf=math.inf)
+        state["norm"].copy_(measured if present is None else torch.where(present, measured, state["norm"]))
 
-    @torch.no_grad()
-    def _learn(self, losses: Tensor, norms: Tensor, present: Present, state: dict[str, Tensor]) -> None:
-        sound = zero_where_absent(norms, present) < 1e18  # Adam squares them
-        usable = positive(losses) & sound.all()
+    def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        weights = sum_to_one(state["weight"], present) * number_of(present, losses)
+        measured = among(present, state["norm"] >= 0)
+        norms = torch.where(measured, state["norm"], 0.0)
+        sound = norms < 1e18  # Adam squares them
+        usable = positive(losses) & measured & sound.all()
         initial = torch.where(usable & (state["initial"] == 0), losses, state["initial"])
         number = usable.sum().clamp(min=1)
 
@@ -177,6 +158,20 @@ class GradNorm(Weighting):
         after = torch.where(usable, moved, 0.0).sum()
         state["weight"].copy_(torch.where(usable, moved * before / after, state["weight"]))
         state["initial"].copy_(initial)
+        state["norm"].fill_(-1)
+        return weights
+
+    def _parameters(self, values: Tensor, average: Average | None) -> tuple[Tensor, ...]:
+        shared = tuple(self.shared or ())
+        if average is None:
+            return shared or leaves(values)
+        if not shared or any(hasattr(tensor, "full_tensor") for tensor in shared):
+            raise ValueError(
+                f"shared is {'sharded' if shared else None} on several processes, which must differentiate by the same "
+                "whole parameters; give such, e.g. shared=trunk[-1].parameters()"
+            )
+        leaves(values)  # refuses a static graph
+        return shared
 
 
 def _real(tensor: Tensor) -> Tensor:

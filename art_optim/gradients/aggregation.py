@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,22 +10,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .weighting import Weighting
-from .weighting.base import Average, Present, check_whole
-from .weighting.graph import leaves
+from ..weighting.functional import Present
+from ..weighting.validation import check_whole
+from .base import Average, GradientWeighting
+from .graph import leaves
 
 try:
-    from torchjd import Stateful
     from torchjd.aggregation import Aggregator, WeightedAggregator
     from torchjd.autojac import jac
 except ImportError as error:
     raise ImportError(
-        "art_optim.aggregation needs torchjd, which is not installed; run: pip install 'art_optim[torchjd]'"
+        "art_optim.gradients.aggregation needs torchjd, which is not installed; run: pip install 'art_optim[torchjd]'"
     ) from error
+
+from .memory import first_memory, memory, parts_of_memory, parts_that_remember, recall, seeded
 
 
 @dataclass(frozen=True)
-class JacobianAggregation(Weighting):
+class JacobianAggregation(GradientWeighting):
     r"""Any aggregator of `TorchJD <https://torchjd.org>`_: UPGrad, MGDA, PCGrad, CAGrad, Nash-MTL, IMTL-G, ConFIG, ...
 
     .. math:: g = \mathcal{A}(J), \qquad J = \Big[ \frac{\partial L_t}{\partial \theta} \Big]_{t \text{ present}}
@@ -62,7 +62,8 @@ class JacobianAggregation(Weighting):
         normalize: See :class:`~art_optim.weighting.Weighting`.
 
     State:
-        ``steps``, int64, and for an aggregator that is a ``torchjd.Stateful`` what it remembers.
+        ``steps``, int64; ``weight`` [K] float32, the last weights where they are held between two weighings; for an
+        aggregator that is a ``torchjd.Stateful``, what it remembers.
 
     Raises:
         TypeError: ``aggregator`` is no aggregator.
@@ -89,7 +90,7 @@ class JacobianAggregation(Weighting):
         >>> import torch
         >>> from torchjd.aggregation import UPGrad
         >>> from art_optim import TaskReweightedOptimizer
-        >>> from art_optim.aggregation import JacobianAggregation
+        >>> from art_optim.gradients.aggregation import JacobianAggregation
         >>> x = torch.nn.Parameter(torch.zeros(3))
         >>> inner = torch.optim.SGD([x], lr=1.0)
         >>> optimizer = TaskReweightedOptimizer(inner, ["a", "b"], weighting=JacobianAggregation(UPGrad()))
@@ -118,42 +119,68 @@ class JacobianAggregation(Weighting):
         if self.parallel_chunk_size is not None:
             check_whole(self, "parallel_chunk_size", 1)
         check_whole(self, "seed", 0)
-        if self.normalize != "published" and not self._has_weights:
+        if self.normalize != "published" and not self.has_weights:
             raise ValueError(
                 f"normalize is {self.normalize!r}, but {type(self.aggregator).__name__} has no weights to scale; "
                 "choose published"
             )
 
     @property
-    def _has_weights(self) -> bool:
+    def has_weights(self) -> bool:
         return isinstance(self.aggregator, WeightedAggregator)
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        first, wider = (_first_memory(self.aggregator, torch.ones(num_tasks, num_tasks + n).tril()) for n in (0, 1))
+        first, wider = (first_memory(self.aggregator, torch.ones(num_tasks, num_tasks + n).tril()) for n in (0, 1))
         if any(first[name].shape != wider[name].shape for name in first):
             raise ValueError(
                 f"{type(self.aggregator).__name__} remembers a number for every parameter, which is no task state; "
                 "choose another aggregator"
             )
         state = {"steps": torch.zeros((), dtype=torch.int64), **first}
-        return {name: torch.zeros_like(tensor, device=device) for name, tensor in state.items()}
+        return {
+            **{name: torch.zeros_like(tensor, device=device) for name, tensor in state.items()},
+            "weight": torch.ones(num_tasks, dtype=torch.float32, device=device),
+        }
+
+    def measure(
+        self,
+        values: Tensor,
+        present: Present,
+        state: dict[str, Tensor],
+        average: Average | None = None,
+        tasks: Sequence[int] | None = None,
+    ) -> None:
+        _, weights, _ = self._rows(values, _mask(values, present), state, average)
+        state["weight"].copy_(weights if present is None else torch.where(present, weights, state["weight"]))
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        return torch.ones_like(losses)
+        return state["weight"].clone()
 
     def objective(
         self, values: Tensor, present: Present, state: dict[str, Tensor], average: Average | None = None
     ) -> tuple[Tensor, Tensor]:
-        if present is None:
-            present = torch.ones_like(values, dtype=torch.bool)
+        present = _mask(values, present)
         if not (values.requires_grad and torch.is_grad_enabled() and present.any()):
-            return super().objective(values, present, state)
+            return values, self(values.float(), present, state)
+        rows, weights, parameters = self._rows(values, present, state, average)
+        values = _Rows.apply(values.detach(), present, rows, *parameters)  # type: ignore[no-untyped-call]
+        return values, self.scale(weights, present)
+
+    def repeat(self, values: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
+        if self.has_weights:
+            return values
+        return self.objective(values, present, {"steps": state["steps"] - 1})[0]  # with the draws of that evaluation
+
+    def _rows(
+        self, values: Tensor, present: Tensor, state: dict[str, Tensor], average: Average | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return the rows [tasks present, n], the weights [K], and the parameters whose gradients the rows are."""
         if average is not None:
             raise ValueError(
                 "JacobianAggregation sees the gradients of one process, and would aggregate others on each; train on "
                 "one, or average the aggregations with TaskReweightedOptimizer(..., process_group=False)"
             )
-        if _parts_that_remember(self.aggregator) and not present.all():
+        if parts_that_remember(self.aggregator) and not present.all():
             raise ValueError(
                 f"a task is absent, but {type(self.aggregator).__name__} remembers tasks by their rows; "
                 "give the losses of all tasks, or choose an aggregator without memory, e.g. UPGrad()"
@@ -170,35 +197,33 @@ class JacobianAggregation(Weighting):
         with torch.no_grad():
             jacobian, weights = self._aggregate(jacobian, state)
             weights = torch.zeros_like(values, dtype=torch.float32).masked_scatter(present, weights.float())
-        rows = _Rows.apply(values.detach(), present, jacobian, *parameters)  # type: ignore[no-untyped-call]
-        return rows, self.scale(weights, present)
-
-    def repeat(self, values: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        if self._has_weights:
-            return values
-        return self.objective(values, present, {"steps": state["steps"] - 1})[0]  # with the draws of that evaluation
+        return jacobian, weights, parameters
 
     def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
         weights = jacobian.new_ones(len(jacobian))
         if not (jacobian.norm(dim=1) < 1e18).all():  # whose square is a float32
             return jacobian, weights
-        matrix = jacobian.float() if self._has_weights or jacobian.dtype.itemsize < 4 else jacobian
-        remembers = bool(_parts_that_remember(self.aggregator))
+        matrix = jacobian.float() if self.has_weights or jacobian.dtype.itemsize < 4 else jacobian
+        remembers = bool(parts_that_remember(self.aggregator))
         if remembers:
-            _recall(self.aggregator, matrix, state)
+            recall(self.aggregator, matrix, state)
         # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
-        with _seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
-            if self._has_weights:
+        with seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
+            if self.has_weights:
                 weights = self.aggregator.weighting(matrix)
             else:
                 jacobian = (self.aggregator(matrix) / len(matrix)).to(jacobian.dtype).expand_as(jacobian)
         state["steps"] += 1
         if remembers:
-            memory = _memory(self.aggregator)
-            for name in state.keys() - {"steps"}:
-                state[name].copy_(memory[name])
+            remembered = memory(self.aggregator)
+            for name in parts_of_memory(state):
+                state[name].copy_(remembered[name])
         return jacobian, weights
+
+
+def _mask(values: Tensor, present: Present) -> Tensor:
+    return torch.ones_like(values, dtype=torch.bool) if present is None else present
 
 
 class _Rows(torch.autograd.Function):
@@ -222,71 +247,3 @@ class _Rows(torch.autograd.Function):
             for part, (shape, dtype, device) in zip(parts, ctx.parameters, strict=True)
         )
         return None, None, None, *gradients
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def _parts_that_remember(aggregator: Aggregator) -> list[Stateful]:
-    return [module for module in aggregator.modules() if isinstance(module, Stateful)]
-
-
-# TorchJD has no state dict for what its aggregators remember: some of it is in buffers, some in attributes.
-def _memory(aggregator: Aggregator) -> dict[str, Tensor]:
-    """Return copies of all numbers, arrays and tensors in an aggregator, as tensors by their paths."""
-    return {
-        f"{path}.{name}": torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-        if not isinstance(value, Tensor)
-        else value.detach().clone()
-        for path, module in aggregator.named_modules()
-        for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))
-        if isinstance(value, (Tensor, int, float)) or type(value).__module__ == "numpy"
-    }
-
-
-def _first_memory(aggregator: Aggregator, jacobian: Tensor) -> dict[str, Tensor]:
-    """Return what an aggregator remembers of its first Jacobian."""
-    aggregator = copy.deepcopy(aggregator)
-    _forget(aggregator)
-    before = _memory(aggregator)
-    if _parts_that_remember(aggregator):
-        with _seeded(0, jacobian.device):
-            aggregator(jacobian)
-    return {name: tensor for name, tensor in _memory(aggregator).items() if not _same(before.get(name), tensor)}
-
-
-def _forget(aggregator: Aggregator) -> None:
-    for part in _parts_that_remember(aggregator):
-        part.reset()
-
-
-def _recall(aggregator: Aggregator, jacobian: Tensor, state: dict[str, Tensor]) -> None:
-    """Bring an aggregator to where it was when it left the state, unless it is there."""
-    remembered = {name: tensor.cpu() for name, tensor in state.items() if name != "steps"}
-    now = _memory(aggregator)
-    if state["steps"] == 0:
-        _forget(aggregator)
-    elif not all(_same(now.get(name), tensor) for name, tensor in remembered.items()):
-        _forget(aggregator)
-        # A first Jacobian makes what is no number: the key of the shapes, the problem of a solver.
-        with _seeded(0, jacobian.device):
-            aggregator(torch.eye(len(jacobian)).to(jacobian))
-        modules = dict(aggregator.named_modules())
-        for name, tensor in remembered.items():
-            path, _, attribute = name.rpartition(".")
-            value = getattr(modules[path], attribute)
-            if isinstance(value, Tensor):
-                setattr(modules[path], attribute, tensor.to(value.device, copy=True))
-            else:
-                setattr(modules[path], attribute, tensor.numpy() if tensor.ndim else type(value)(tensor.item()))
-
-
-def _same(left: Tensor | None, right: Tensor) -> bool:
-    return left is not None and left.dtype == right.dtype and torch.equal(left.cpu(), right.cpu())

@@ -39,7 +39,7 @@ from torchjd.aggregation import (
 )
 
 from art_optim import TaskLosses, TaskReweightedOptimizer, per_task_mean
-from art_optim.aggregation import JacobianAggregation
+from art_optim.gradients.aggregation import JacobianAggregation
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")
 
@@ -461,7 +461,7 @@ def test_without_torchjd_the_package_works_and_the_error_names_the_extra():
     code = (
         "import sys; sys.modules['torchjd'] = None\n"
         "import art_optim\n"
-        "try: import art_optim.aggregation\n"
+        "try: import art_optim.gradients.aggregation\n"
         "except ImportError as error: print(error)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +23,9 @@ class TaskLosses:
             known, 1. None is 1 for all: no task is absent, and the host knows it.
         tasks: The K names in order, or None where only the optimizer knows them.
 
+    Attributes:
+        given: The indices of the present tasks, where the host knows them although ``counts`` is given; else None.
+
     Raises:
         TypeError: ``values`` or ``counts`` is not a tensor.
         ValueError: Shapes, dtypes or devices do not fit together.
@@ -31,6 +34,7 @@ class TaskLosses:
     values: Tensor
     counts: Tensor | None = None
     tasks: tuple[str, ...] | None = None
+    given: list[int] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.values, Tensor) and (self.counts is None or isinstance(self.counts, Tensor))):
@@ -120,7 +124,9 @@ class TaskLosses:
         # Stacking scalars of the device says which tasks are there without a copy from the host.
         zero, one = like.new_zeros(()), like.new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])
-        return cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
+        made = cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
+        made.given = [index for index, task in enumerate(tasks) if task in given]
+        return made
 
 
 Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses

@@ -22,6 +22,7 @@ from .losses import Losses, TaskLosses
 from .nonfinite import NonFinite, Skip, require_finite_gradients
 from .task_state import TaskState
 from .weighting import Weighting, create
+from .weighting.functional import nan_where_absent
 
 _OURS = ("inner", "task_state", "accumulation_steps", "nonfinite")
 _HOOKS = (
@@ -73,13 +74,23 @@ class TaskReweightedOptimizer(Optimizer):
         compile: Whether the weighing runs as one compiled kernel, which takes a C++ compiler (and Triton on a GPU) and
             some seconds before the first step, and again before the first with a mapping that lacks a task. The weights
             may differ in their last bits from those without. Under ``torch.compile`` it has no effect.
+        interval: N, the number of calls from one weighing to the next. With 1 each call is weighed by its own losses.
+            With more, N calls have the weights that the method gives to each task's mean loss over the N calls before;
+            the first N have those of equal losses. Choose a round of the tasks where a batch (or micro-batch) holds one
+            task: a task that is alone has nothing to be weighed against, so that most methods give it the same weight
+            in every step. Choose more to smooth noisy losses, to save time, or the steps of an epoch for a method that
+            is defined on epochs. Hyperparameters that count steps, such as ``decay`` or ``period``, then count
+            weighings. Held weights are not rescaled to the tasks of a call: with weights that sum to 1, a task that is
+            alone has about 1/K; choose ``normalize="sum"`` for a mean weight of 1. A method that looks at gradients
+            measures each task in its first call of an interval. Not within a CUDA graph or ``torch.compile``.
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
-            ``accumulation_steps`` no integer, ``process_group`` no group, ``compile`` no bool.
+            ``accumulation_steps`` or ``interval`` no integer, ``process_group`` no group, ``compile`` no bool.
         ValueError: A task is named twice, the weighting does not fit the tasks or the parameters,
-            ``accumulation_steps`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has several
-            dimensions or not this process, ``compile`` is True for a method that looks at gradients.
+            ``accumulation_steps`` or ``interval`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has
+            several dimensions or not this process, ``compile`` is True for a method that looks at gradients,
+            ``interval`` is not 1 for a method without weights.
 
     Attributes:
         inner: The wrapped optimizer.
@@ -125,6 +136,7 @@ class TaskReweightedOptimizer(Optimizer):
         nonfinite: NonFinite = "propagate",
         process_group: ProcessGroupLike = None,
         compile: bool = False,
+        interval: int = 1,
     ) -> None:
         usable = isinstance(inner, Optimizer) and not isinstance(inner, TaskReweightedOptimizer)
         if not usable or not hasattr(inner, "param_groups"):
@@ -140,6 +152,15 @@ class TaskReweightedOptimizer(Optimizer):
             raise TypeError(f"accumulation_steps is {accumulation_steps!r}; give the number of batches, an integer")
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps is {accumulation_steps}; give the number of batches, at least 1")
+        if not isinstance(interval, int) or isinstance(interval, bool):
+            raise TypeError(f"interval is {interval!r}; give the number of calls between two weighings, an integer")
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; give the number of calls between two weighings, at least 1")
+        if interval > 1 and isinstance(weighting, GradientWeighting) and not weighting.has_weights:
+            raise ValueError(
+                f"interval is {interval}, but {weighting!r} has no weights that could be held between two weighings; "
+                "choose interval=1, or another aggregator"
+            )
         if nonfinite not in get_args(NonFinite):
             raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
         if not isinstance(compile, bool):
@@ -158,7 +179,7 @@ class TaskReweightedOptimizer(Optimizer):
         self.__setstate__(
             {
                 "inner": inner,
-                "task_state": TaskState(weighting, tasks, device, Processes(process_group), compile),
+                "task_state": TaskState(weighting, tasks, device, Processes(process_group), compile, interval),
                 "accumulation_steps": accumulation_steps,
                 "nonfinite": nonfinite,
             }
@@ -175,13 +196,34 @@ class TaskReweightedOptimizer(Optimizer):
         return self.task_state.weighting
 
     @property
-    def weights(self) -> dict[str, Tensor]:
-        """The weights of the last training step by task: 0-dim float32 on the device; empty before the first.
+    def interval(self) -> int:
+        """The number of calls from one weighing to the next."""
+        return self.task_state.interval_size
 
-        They are the derivatives of the total by the losses, so ``accumulation_steps`` divides them.
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The losses of the last training step by task: 0-dim, detached, on the device; NaN for an absent task.
+
+        NaN for all before the first step and after loading; empty while the tasks are not known. On several processes
+        the means over the samples of all.
         """
-        weights = self.task_state.weights
-        return {} if weights is None else dict(zip(self.tasks, weights.unbind(), strict=True))
+        if self.task_state.losses is None:
+            return self._by_task(None)
+        return self._by_task(nan_where_absent(*self.task_state.losses))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the last training step by task: 0-dim float32 on the device; 0 for an absent task.
+
+        NaN for all before the first step and after loading; empty while the tasks are not known. They are the
+        derivatives of the total by the losses, so ``accumulation_steps`` divides them.
+        """
+        return self._by_task(self.task_state.weights)
+
+    def _by_task(self, values: Tensor | None) -> dict[str, Tensor]:
+        if values is None:
+            values = torch.full((len(self.tasks),), torch.nan, device=self.task_state.device)
+        return dict(zip(self.tasks, values.unbind(), strict=True))
 
     @property
     def skipped(self) -> int:

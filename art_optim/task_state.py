@@ -13,6 +13,8 @@ from .closure import Replay
 from .compiled import CompiledWeighing
 from .distributed import Processes
 from .gradients import GradientWeighting
+from .gradients.base import Average
+from .interval import Interval
 from .losses import Losses, TaskLosses, task_names
 from .weighting import Weighting
 
@@ -30,6 +32,13 @@ class TaskState:
         device: Where the state lives until the first losses say otherwise.
         processes: Those that train together; None is this one alone.
         compile: Whether the formula runs as one program: see :class:`~art_optim.compiled.CompiledWeighing`.
+        interval: The number of calls from one weighing to the next: see :class:`~art_optim.interval.Interval`.
+
+    Attributes:
+        losses: Those of the last training step, and which of them are there; None before the first.
+        weights: Those of the last training step, [K] float32; None before the first.
+        skipped: The number of steps that were skipped for gradients that are not finite.
+        unstepped: Whether losses have been weighed since the last step of the inner optimizer.
     """
 
     def __init__(
@@ -39,15 +48,21 @@ class TaskState:
         device: torch.device,
         processes: Processes | None = None,
         compile: bool = False,
+        interval: int = 1,
     ) -> None:
         self.weighting = weighting
         self._rule = CompiledWeighing(weighting) if compile else weighting
+        self._gradients = weighting if isinstance(weighting, GradientWeighting) else None
+        self.interval_size = interval
         self.processes = processes or Processes(False)
         self.device = device
         self.tasks: tuple[str, ...] = ()
         self.tensors: dict[str, Tensor] = {}
+        self.interval: Interval | None = None
+        self.losses: tuple[Tensor, Tensor | None] | None = None
         self.weights: Tensor | None = None
         self.skipped = 0
+        self.unstepped = False
         self.replay = Replay()
         if tasks is not None:
             self._declare(tasks)
@@ -93,27 +108,55 @@ class TaskState:
         values, present, trainable = losses.values, losses.present, losses.trainable
         earlier = self.replay.next() if trainable else None
         if earlier is not None:
-            if isinstance(self.weighting, GradientWeighting):
-                values = self.weighting.repeat(values, present, self.tensors)
+            if self._gradients is not None:
+                values = self._gradients.repeat(values, present, self.tensors)
             return values, earlier
-        if not self.tasks:
-            tensors = self.weighting.init(len(values), device)
-        elif not trainable:
-            tensors = {name: tensor.to(device, copy=True) for name, tensor in self.tensors.items()}
-        elif device == self.device:
-            tensors = self.tensors
-        else:
-            tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        if isinstance(self.weighting, GradientWeighting):
-            values, weights = self.weighting.objective(values, present, tensors, average)
+        tensors, interval = self._state(len(values), device, trainable)
+        if interval is not None:
+            weights = self._at_interval(losses, tensors, interval, average)
+        elif self._gradients is not None:
+            values, weights = self._gradients.objective(values, present, tensors, average)
         else:
             weights = self._rule(values.float(), present, tensors)
         if trainable:
             weights = weights if accumulation_steps == 1 else weights / accumulation_steps
             self.replay.record(weights)
             self.tasks = self.tasks or losses.tasks or ()
-            self.tensors, self.weights, self.device = tensors, weights, device
+            self.tensors, self.interval, self.device = tensors, interval, device
+            self.losses, self.weights, self.unstepped = (losses.values.detach(), present), weights, True
         return values, weights
+
+    def _state(
+        self, num_tasks: int, device: torch.device, trainable: bool
+    ) -> tuple[dict[str, Tensor], Interval | None]:
+        """Return the state on a device: a fresh one while the tasks are not known, copies where it must not move."""
+        if not self.tasks:
+            return self._fresh(num_tasks, device)
+        if trainable and device == self.device:
+            return self.tensors, self.interval
+        tensors = {name: tensor.to(device, copy=not trainable) for name, tensor in self.tensors.items()}
+        return tensors, None if self.interval is None else self.interval.to(device)
+
+    def _at_interval(
+        self, losses: TaskLosses, tensors: dict[str, Tensor], interval: Interval, average: Average | None
+    ) -> Tensor:
+        """Return the weights that are held, after a weighing where one is due."""
+        if not losses.trainable:
+            return interval.weights(losses.present)
+        _require_eager(losses.values.device)
+        measured: list[int] = []
+        if self._gradients is not None:
+            measured = interval.unmeasured(losses, shared=average is not None)
+            if measured:
+                self._gradients.measure(losses.values, losses.present, tensors, average, measured)
+        if interval.due:
+            mean, present = interval.mean()
+            interval.begin(self._rule(mean, present, tensors), present)
+        elif measured and interval.position == 0:
+            interval.begin(self.weighting(losses.values.float(), losses.present, tensors), losses.present)
+        interval.measured.update(measured)
+        interval.add(losses)
+        return interval.weights(losses.present)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""
@@ -146,8 +189,10 @@ class TaskState:
         fresh = self.weighting.init(len(self.tasks), self.device) if self.tasks else {}
         for name, tensor in fresh.items():
             self.tensors[name].copy_(tensor)
-        self.weights = None
-        self.skipped = 0
+        if self.interval is not None:
+            self.interval.reset()
+        self.losses = self.weights = None
+        self.skipped, self.unstepped = 0, False
 
     def _shared(self, losses: TaskLosses) -> TaskLosses:
         if not losses.trainable:
@@ -162,8 +207,21 @@ class TaskState:
     def _declare(self, tasks: Iterable[str]) -> None:
         names = task_names(tasks)
         with torch.inference_mode(False):  # a tensor that is made in it can never be trained with
-            self.tensors = self.weighting.init(len(names), self.device)
+            self.tensors, self.interval = self._fresh(len(names), self.device)
         self.tasks = names
+
+    def _fresh(self, num_tasks: int, device: torch.device) -> tuple[dict[str, Tensor], Interval | None]:
+        interval = None if self.interval_size == 1 else Interval(self.interval_size, self.weighting, num_tasks, device)
+        return self.weighting.init(num_tasks, device), interval
+
+
+def _require_eager(device: torch.device) -> None:
+    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if captured or torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"a step with interval > 1 is being {'captured in a CUDA graph' if captured else 'compiled'}, where the "
+            "host cannot count calls; leave the step out of it, or choose interval=1"
+        )
 
 
 def _autocasts(device: torch.device) -> bool:

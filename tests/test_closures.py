@@ -66,7 +66,7 @@ def test_a_closure_that_returns_a_loss_is_the_inner_optimizers_own(model):
 
     assert optimizer.step(lambda: closure(model, optimizer)) == plain.step(lambda: closure(other, plain))
     assert identical(parameters_of(model), parameters_of(other))
-    assert optimizer.weights == {}
+    assert all(weight.isnan() for weight in optimizer.weights.values())
 
 
 def test_losses_under_the_name_of_the_closure(model):
@@ -217,7 +217,7 @@ def test_an_inner_that_needs_a_closure_says_so(model):
     for scaler in (None, torch.amp.GradScaler("cpu")):
         with pytest.raises(TypeError, match="without a closure, but LBFGS evaluates them several times a step"):
             optimizer.step(model.losses(0), scaler=scaler)
-    assert optimizer.weights == {}
+    assert all(weight.isnan() for weight in optimizer.weights.values())
     assert model.trunk[0].weight.grad is None
 
 

@@ -248,7 +248,7 @@ def test_a_graph_made_before_validation_does_not_train_in_it(model):
             with pytest.raises(ValueError, match="losses carry no graph"):
                 optimizer.backward(losses)
         assert optimizer.tasks == ()
-        assert optimizer.weights == {}
+        assert all(weight.isnan() for weight in optimizer.weights.values())
         optimizer.step(losses)
 
 
@@ -397,7 +397,7 @@ def test_an_unknown_name_says_how_to_declare_it(model):
         ValueError, match=r"losses has \['fog'\], the tasks are \['rain', 'haze', 'noise'\]; declare every task"
     ):
         optimizer.step({**model.losses(0), "fog": model.losses(0)["rain"]})
-    assert optimizer.weights == {}
+    assert all(weight.isnan() for weight in optimizer.weights.values())
 
 
 @pytest.mark.parametrize("how", ["step", "backward"])

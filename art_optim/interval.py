@@ -1,0 +1,138 @@
+"""Weighing once in several calls: the mean losses of an interval, and the weights held in the next."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .losses import TaskLosses
+from .weighting import Weighting
+from .weighting.functional import Present, finite, mean_elsewhere, zero_where_absent
+
+_MOST_PENDING = 64  # calls
+
+
+class Interval:
+    """The losses of the calls since the last weighing, and the weights held until the next.
+
+    A call only appends its losses to a list; they are added up when their mean is needed. So a call between two
+    weighings has no operators but those that hand out the held weights.
+
+    Args:
+        size: The number of calls from one weighing to the next, at least 2.
+        weighting: The method, which gives the weights before the first weighing: those of K equal losses.
+        num_tasks: K.
+        device: Where the state lives.
+
+    Attributes:
+        position: The number of calls since the last weighing; 0 only before the first call.
+        measured: The tasks whose gradients have been measured since the last weighing.
+        tensors: ``total`` [2, K] float32, the sums of losses times samples and of samples since the last weighing;
+            ``held`` [K] float32, the last weight of each task, NaN before its first.
+    """
+
+    def __init__(self, size: int, weighting: Weighting, num_tasks: int, device: torch.device) -> None:
+        self.size, self.position, self.measured = size, 0, set[int]()
+        ones = torch.ones(num_tasks, dtype=torch.float32, device=device)
+        self._initial = weighting(ones, None, weighting.init(num_tasks, device))
+        self._weights = self._initial
+        self._pending: list[tuple[Tensor, Tensor | None]] = []
+        self.tensors = {"total": ones.new_zeros(2, num_tasks), "held": torch.full_like(ones, math.nan)}
+
+    @property
+    def due(self) -> bool:
+        """Whether the interval has come to its end, so that the next call begins with a weighing."""
+        return self.position == self.size
+
+    def unmeasured(self, losses: TaskLosses, shared: bool) -> list[int]:
+        """Return the tasks whose first loss of an interval is in the next call, this one's.
+
+        Where the host does not know which tasks are present, or ``shared`` says that other ranks may have others, these
+        are all tasks in the first call of an interval.
+        """
+        begins = self.position in (0, self.size)
+        everything = list(range(len(losses.values)))
+        given = everything if losses.counts is None else losses.given
+        if given is None or shared:
+            return everything if begins else []
+        return [task for task in given if begins or task not in self.measured]
+
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """Return the mean losses [K] since the last weighing, and which tasks have one [K] bool.
+
+        The mean is over samples, where their number is known; a loss that is not finite is excluded.
+        """
+        self._add_up()
+        total, number = self.tensors["total"]
+        return total / number, number > 0
+
+    def begin(self, weights: Tensor, present: Present) -> None:
+        """Begin an interval with new weights for the present tasks."""
+        held = self.tensors["held"]
+        held.copy_(weights if present is None else torch.where(present, weights, held))
+        self.tensors["total"].zero_()
+        self._pending.clear()
+        self.position = 0
+        self.measured.clear()
+        self._hold()
+
+    def add(self, losses: TaskLosses) -> None:
+        """Count a call with these losses."""
+        self._pending.append((losses.values.detach(), losses.counts))
+        self.position += 1
+        if len(self._pending) == _MOST_PENDING:
+            self._add_up()
+
+    def weights(self, present: Present) -> Tensor:
+        """Return the held weights [K] float32 of the present tasks, 0 for the others, as a tensor of its own."""
+        return self._weights.clone() if present is None else zero_where_absent(self._weights, present)
+
+    def to(self, device: torch.device) -> Interval:
+        """Return the same on a device."""
+        if device == self._weights.device:
+            return self
+        moved = copy.copy(self)
+        moved.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        moved._initial, moved._weights = self._initial.to(device), self._weights.to(device)
+        return moved
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that changes."""
+        self._add_up()
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return {"size": self.size, "position": self.position, "measured": sorted(self.measured), **tensors}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; tensors stay where they are."""
+        self._pending.clear()
+        self.position, self.measured = state_dict["position"], set(state_dict["measured"])
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state_dict[name])
+        self._hold()
+
+    def reset(self) -> None:
+        """Start afresh."""
+        self.begin(torch.full_like(self._initial, math.nan), None)
+
+    def _hold(self) -> None:
+        """A task that has never been weighed has the mean of the others."""
+        held = self.tensors["held"]
+        weighed = ~held.isnan()
+        self._weights = torch.where(weighed.any(), mean_elsewhere(held, weighed), self._initial)
+
+    def _add_up(self) -> None:
+        if not self._pending:
+            return
+        total = self.tensors["total"]
+        losses = torch.stack([values.to(total) for values, _ in self._pending])
+        counts = torch.stack([torch.ones_like(total[0]) if n is None else n.to(total) for _, n in self._pending])
+        counts = torch.where(finite(losses), counts, 0.0)
+        sums = torch.where(counts > 0, losses * counts, 0.0)
+        for call in torch.stack([sums, counts], 1):  # one by one: a checkpoint in between must not change the rounding
+            total.add_(call)
+        self._pending.clear()

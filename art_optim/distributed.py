@@ -1,13 +1,17 @@
-"""The losses of all processes as one; nothing else knows of ranks."""
+"""Averages the task losses over the processes that train together; no other module knows about ranks."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+import gc
+from typing import Any, Literal, NoReturn, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from .losses import TaskLosses
 
@@ -72,6 +76,8 @@ class Processes:
         """
         if self._agreed == tasks:
             return
+        _find_networks()
+        _require_every_process()
         everywhere: list[Any] = [None] * dist.get_world_size(self.group)
         dist.all_gather_object(everywhere, tasks, group=self.group)
         if any(each != tasks for each in everywhere):
@@ -87,6 +93,8 @@ class Processes:
         One all-reduce of 2K numbers, on the device, in float64: all processes must send the same, whatever their losses
         are. Those of low precision become float32.
         """
+        if not torch.compiler.is_compiling():
+            _require_every_process()
         counts = torch.ones_like(losses.values) if losses.counts is None else losses.counts
         counts = counts.double()
         sums = torch.where(counts > 0, losses.values.detach() * counts, 0.0)
@@ -119,3 +127,46 @@ class _Shared(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (factor,) = ctx.saved_tensors
         return (gradient * factor).to(ctx.dtype), None, None
+
+
+# The networks of this process, and of each the last configuration of Join under which every process takes every step.
+_networks: WeakKeyDictionary[DistributedDataParallel, Any] = WeakKeyDictionary()
+
+
+def refuse_join() -> NoReturn:
+    """Raise: a process that Join has taken out of the training has no losses to average.
+
+    Raises:
+        RuntimeError: Always.
+    """
+    raise RuntimeError(
+        "Join lets a process that has no batches left drop out of the steps, but every process takes part in averaging "
+        "the losses; give all processes the same number of steps, with a TaskLosses whose counts are 0 where no "
+        "samples are left, or end the training on all with Join(..., throw_on_early_termination=True)"
+    )
+
+
+def _require_every_process() -> None:
+    """Refuse to average losses within a Join, before a process waits for another that has left.
+
+    A network remembers its configuration after the context has been left; whether that is so is looked up once for each
+    configuration.
+    """
+    for network, safe in _networks.items():
+        join = network._join_config
+        if join is safe:
+            continue
+        uneven = join.enable and not join.throw_on_early_termination
+        if uneven and any(network in context._joinables for context in _instances(Join)):
+            refuse_join()
+        _networks[network] = join
+
+
+def _find_networks() -> None:
+    for network in _instances(DistributedDataParallel):
+        _networks.setdefault(network, None)
+
+
+def _instances(kind: type) -> list[Any]:
+    """Return the objects of a class, without a look at the attributes of others, which may be proxies."""
+    return [thing for thing in gc.get_objects() if kind in type(thing).__mro__]

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from . import checkpoint
 from .closure import Replay, WeighedClosure
-from .distributed import Processes, ProcessGroupLike
+from .distributed import Processes, ProcessGroupLike, refuse_join
 from .gradients import GradientWeighting
 from .losses import Losses, TaskLosses
 from .nonfinite import NonFinite, Skip, require_finite_gradients
@@ -413,6 +413,16 @@ class TaskReweightedOptimizer(Optimizer):
             post_hook(self)
         if task_state is None:
             warnings.warn(f"the checkpoint has no {checkpoint.KEY!r}: the task state starts afresh", stacklevel=2)
+
+    def join_hook(self, **kwargs: Any) -> Any:
+        """Return the hook of the inner optimizer for ``torch.distributed.algorithms.Join``.
+
+        Raises:
+            RuntimeError: ``process_group`` is not False: all processes take part in averaging the losses.
+        """
+        if self.task_state.processes.together:
+            refuse_join()
+        return self.inner.join_hook(**kwargs)  # type: ignore[attr-defined]
 
     def _inner_step(self, closure: Callable[[], Any] | None = None, weights: Tensor | None = None) -> Any:
         evaluations = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 NonFinite = Literal["propagate", "skip"]
+
+# The two calls of SAM and its kin, the steps that LOMO takes in its backward pass, the closures that GSAM keeps.
+_PARTS_OF_A_STEP = re.compile(r"(?!get_)\w+_step|fused_backward|perturb_weights|set_closure")
 
 
 class Skip(Exception):
@@ -31,3 +35,8 @@ def require_finite_gradients(parameters: Iterable[Tensor]) -> None:
     norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
     if not all(norm.isfinite() for norm in norms):
         raise Skip
+
+
+def bypasses_step(name: str) -> bool:
+    """Return whether a method of this name moves parameters outside the optimizer's ``step``, going by known ones."""
+    return _PARTS_OF_A_STEP.fullmatch(name) is not None

@@ -19,7 +19,7 @@ from .closure import Replay, WeighedClosure
 from .distributed import Processes, ProcessGroupLike, refuse_join
 from .gradients import GradientWeighting
 from .losses import Losses, TaskLosses
-from .nonfinite import NonFinite, Skip, require_finite_gradients
+from .nonfinite import NonFinite, Skip, bypasses_step, require_finite_gradients
 from .task_state import TaskState
 from .weighting import Weighting, create
 from .weighting.functional import nan_where_absent
@@ -65,7 +65,8 @@ class TaskReweightedOptimizer(Optimizer):
             losses. Leave it at 1 where a framework divides by N itself.
         nonfinite: What happens where the norm of the gradients is NaN or infinite. ``"propagate"``: what the inner
             optimizer makes of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know,
-            the host waits for the device once a step.
+            the host waits for the device once a step. It looks at the gradients of this optimizer alone, and refuses
+            methods of the inner one that step in parts, such as ``first_step`` of SAM.
         process_group: The processes whose gradients are averaged, by ``DistributedDataParallel`` or ``fully_shard``: a
             group, or a ``DeviceMesh`` of one dimension. Their losses are averaged as well, by one all-reduce of 2K
             numbers a step, so that they weigh alike, and the samples of a task count alike wherever they are: see
@@ -464,7 +465,13 @@ class TaskReweightedOptimizer(Optimizer):
         # What is looked up before __init__ or __setstate__ is done must fail, or copying would recurse.
         if name.startswith("__") or name in (*_OURS, *_HOOKS):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.inner, name)
+        value = getattr(self.inner, name)
+        if self.nonfinite == "skip" and callable(value) and bypasses_step(name):
+            raise AttributeError(
+                f"{name} of {type(self.inner).__name__} would move parameters whatever their gradients are, which "
+                "nonfinite='skip' does not allow; call step(losses, closure), or choose nonfinite='propagate'"
+            )
+        return value
 
     # A scheduler patches `step` on the instance it is built on; copying all of `__dict__` would bring the original's.
     def __getstate__(self) -> dict[str, Any]:

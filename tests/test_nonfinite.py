@@ -205,6 +205,86 @@ def test_a_step_that_has_begun_is_not_left_half_done(model):
     assert identical(parameters_of(other), parameters_of(MultiTask()))
 
 
+class TwoCalls(torch.optim.SGD):
+    """SAM as most packages have it: ``step`` with a closure, or its parts called one by one."""
+
+    @torch.no_grad()
+    def first_step(self, zero_grad=False):
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["start"] = parameter.clone()
+            parameter.add_(parameter.grad, alpha=0.05)
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self, zero_grad=False):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.copy_(self.state[parameter].pop("start"))
+        super().step()
+        if zero_grad:
+            self.zero_grad()
+
+    def step(self, closure):
+        self.first_step(zero_grad=True)
+        with torch.enable_grad():
+            loss = closure()
+        self.second_step()
+        return loss
+
+    fused_backward = set_closure = perturb_weights = third_step = ascent_step = first_step
+
+    def get_step(self):
+        return 7
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["first_step", "second_step", "third_step", "ascent_step", "fused_backward", "set_closure", "perturb_weights"],
+)
+def test_a_method_of_the_inner_optimizer_that_moves_parameters_unseen_is_refused(model, name):
+    """Other methods may be called, and all of them with ``nonfinite="propagate"``."""
+    optimizer = TaskReweightedOptimizer(TwoCalls(model.parameters(), lr=0.1), TASKS, nonfinite="skip")
+    before = copy.deepcopy(parameters_of(model))
+    optimizer.backward(poisoned(model, 0, float("nan")))
+    with pytest.raises(AttributeError, match=rf"{name} of TwoCalls .* call step\(losses, closure\)"):
+        getattr(optimizer, name)(zero_grad=True)
+    assert identical(parameters_of(model), before)
+    assert optimizer.skipped == 0
+    assert optimizer.get_step() == 7
+    with pytest.raises(AttributeError, match="fourth_step"):
+        optimizer.fourth_step()
+    optimizer = TaskReweightedOptimizer(optimizer.inner, TASKS)
+    assert getattr(optimizer, name) == getattr(optimizer.inner, name)
+
+
+def test_two_calls_are_those_of_the_inner_optimizer():
+    model, plain_model = MultiTask(), MultiTask()
+    plain = TwoCalls(plain_model.parameters(), lr=0.1)
+    optimizer = TaskReweightedOptimizer(TwoCalls(model.parameters(), lr=0.1), TASKS, EqualWeighting(normalize="sum"))
+    for step in range(3):
+        optimizer.backward(model.losses(step))
+        optimizer.first_step(zero_grad=True)
+        optimizer.backward(model.losses(step))
+        optimizer.second_step(zero_grad=True)
+        for half in (plain.first_step, plain.second_step):
+            torch.stack([*plain_model.losses(step).values()]).sum().backward()
+            half(zero_grad=True)
+    assert identical(parameters_of(model), parameters_of(plain_model))
+    assert identical(optimizer.inner.state_dict(), plain.state_dict())
+
+
+def test_the_two_calls_as_one_step_are_skipped_and_weighed_once(model):
+    optimizer = TaskReweightedOptimizer(TwoCalls(model.parameters(), lr=0.1), TASKS, nonfinite="skip")
+    before = copy.deepcopy(parameters_of(model))
+    optimizer.step(poisoned(model, 0, float("nan")), lambda: model.losses(0))
+    assert identical(parameters_of(model), before)
+    assert optimizer.skipped == 1
+    optimizer.zero_grad()
+    optimizer.step(model.losses(0), lambda: model.losses(0))
+    assert not identical(parameters_of(model), before)
+    assert optimizer.skipped == 1
+
+
 class MovesData(torch.optim.SGD):
     """SAM as some write it: what moves ``.data`` leaves no trace in the version of a parameter."""
 

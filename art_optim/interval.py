@@ -38,11 +38,11 @@ class Interval:
 
     def __init__(self, size: int, weighting: Weighting, num_tasks: int, device: torch.device) -> None:
         self.size, self.position, self.measured = size, 0, set[int]()
-        ones = torch.ones(num_tasks, dtype=torch.float32, device=device)
-        self._initial = weighting(ones, None, weighting.init(num_tasks, device))
+        equal = torch.full((num_tasks,), 0.5, dtype=torch.float32, device=device)  # in the domain of every method
+        self._initial = weighting(equal, None, weighting.init(num_tasks, device))
         self._weights = self._initial
         self._pending: list[tuple[Tensor, Tensor | None]] = []
-        self.tensors = {"total": ones.new_zeros(2, num_tasks), "held": torch.full_like(ones, math.nan)}
+        self.tensors = {"total": equal.new_zeros(2, num_tasks), "held": torch.full_like(equal, math.nan)}
 
     @property
     def due(self) -> bool:

@@ -152,7 +152,7 @@ class TaskState:
         if interval.due:
             mean, present = interval.mean()
             interval.begin(self._rule(mean, present, tensors), present)
-        elif measured and interval.position == 0:
+        elif len(measured) > 1 and interval.position == 0:  # with gradients at hand, the first call has its own weights
             interval.begin(self.weighting(losses.values.float(), losses.present, tensors), losses.present)
         interval.measured.update(measured)
         interval.add(losses)

@@ -454,9 +454,23 @@ class TaskReweightedOptimizer(Optimizer):
         except Skip:
             self.task_state.skipped += 1
             return None
+        if not self.task_state.unstepped:
+            self._warn_of_unweighted_gradients()
+        self.task_state.unstepped = False
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
         return result
+
+    def _warn_of_unweighted_gradients(self) -> None:
+        # With the learning rate 0, torch.distributed.checkpoint makes an optimizer set up its state.
+        groups = () if self.task_state.warned else self.param_groups
+        if any(group.get("lr", 1) != 0 and any(p.grad is not None for p in group["params"]) for group in groups):
+            self.task_state.warned = True
+            warnings.warn(
+                "step() follows no weighing: the gradients are those of a plain loss.backward(); call step(losses), or "
+                "backward(losses) or combine(losses).backward() before step()",
+                stacklevel=4,
+            )
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]

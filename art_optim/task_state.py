@@ -39,6 +39,7 @@ class TaskState:
         weights: Those of the last training step, [K] float32; None before the first.
         skipped: The number of steps that were skipped for gradients that are not finite.
         unstepped: Whether losses have been weighed since the last step of the inner optimizer.
+        warned: Whether a step without a weighing has been warned of.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class TaskState:
         self.losses: tuple[Tensor, Tensor | None] | None = None
         self.weights: Tensor | None = None
         self.skipped = 0
-        self.unstepped = False
+        self.unstepped = self.warned = False
         self.replay = Replay()
         if tasks is not None:
             self._declare(tasks)

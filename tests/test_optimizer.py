@@ -188,10 +188,51 @@ def test_the_state_moves_once_a_call_with_a_graph_and_not_in_validation(model):
     with torch.no_grad():
         optimizer.combine(model.losses(2))
     optimizer.combine({task: loss.detach() for task, loss in model.losses(2).items()})
-    optimizer.step()
     assert identical((optimizer.task_state.tensors, optimizer.weights), (before, weights))
     optimizer.combine(model.losses(2))
     assert not torch.equal(before["smoothed"], optimizer.task_state.tensors["smoothed"])
+
+
+WARNING = "step\\(\\) follows no weighing: the gradients are those of a plain loss.backward"
+
+
+def test_a_step_that_follows_no_weighing_is_warned_of_once(model):
+    optimizer = wrap(model)
+    for how in (
+        lambda: sum(model.losses(0).values()).backward(),
+        lambda: optimizer.combine(model.losses(1)).backward(),
+    ):
+        optimizer.zero_grad()
+        how()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()  # weighed
+    sum(model.losses(2).values()).backward()
+    with pytest.warns(UserWarning, match=WARNING) as caught:
+        optimizer.step()
+    assert caught[0].filename == __file__
+    optimizer.step()  # once
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_a_step_that_follows_a_weighing_is_not_warned_of(model, nonfinite):
+    optimizer = wrap(model, nonfinite=nonfinite)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    optimizer.step(model.losses(0))
+    optimizer.step(model.losses(1), scaler=scaler)
+    scaler.update()
+    optimizer.step(lambda: model.losses(2))
+    optimizer.step(lambda: optimizer.backward(model.losses(3)))
+    for step in (4, 5):
+        optimizer.backward(model.losses(step))
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.step()  # without gradients nothing is trained
+    optimizer.combine(model.losses(6)).backward()
+    scaler.step(optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(0.0)
+    optimizer.step()  # as torch.distributed.checkpoint does to make the state
 
 
 def test_validation_before_training_does_not_fix_the_tasks(model):
@@ -267,6 +308,7 @@ def test_a_model_initialised_on_meta_and_materialised_later():
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at it
 def test_combine_compiles_as_one_graph_and_once(model):
     """Contract 27: a counter in Python would compile anew at every step; an absent task is another program."""
+    torch.compiler.reset()
     other = copy.deepcopy(model)
     optimizer, compiled = wrap(model), wrap(other)
     counter = CompileCounter()

@@ -220,7 +220,8 @@ def test_a_plain_step_leaves_the_task_state_alone(trained):
     for parameter, other in zip(model.parameters(), twin_model.parameters(), strict=True):
         other.grad = parameter.grad.clone()
     before = copy.deepcopy((optimizer.task_state.state_dict(), optimizer.weights))
-    optimizer.step()
+    with pytest.warns(UserWarning, match="step\\(\\) follows no weighing"):
+        optimizer.step()
     optimizer.step(closure=None)
     assert identical((optimizer.task_state.state_dict(), optimizer.weights), before)
     twin.inner.step()

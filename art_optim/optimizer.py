@@ -18,6 +18,7 @@ from . import checkpoint
 from .closure import Replay, WeighedClosure
 from .distributed import Processes, ProcessGroupLike, refuse_join
 from .gradients import GradientWeighting
+from .integrations.accelerate import require_every_batch
 from .losses import Losses, TaskLosses
 from .nonfinite import NonFinite, Skip, bypasses_step, require_finite_gradients
 from .task_state import TaskState
@@ -333,10 +334,12 @@ class TaskReweightedOptimizer(Optimizer):
                 losses or with a closure, or the signature of the inner optimizer's ``step`` requires one. Nothing has
                 changed then.
             RuntimeError: The inner optimizer differentiates the gradients; it wants ``create_graph`` of
-                :meth:`backward`.
+                :meth:`backward`. Or Accelerate accumulates gradients, and the call comes from a prepared optimizer.
         """
         if closure is not None or not isinstance(losses, (dict, TaskLosses)):  # the usual losses are in order
             losses, closure = _in_order(losses, closure)
+        if "accelerate" in sys.modules and not (losses is None and closure is None):
+            require_every_batch()
         if losses is None:
             if scaler is not None:
                 raise ValueError(

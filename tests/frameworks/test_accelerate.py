@@ -104,3 +104,48 @@ def test_under_a_gradient_scaler_the_update_is_the_same(fused):
     prepared.step()
     assert prepared.step_was_skipped is not fused  # a fused optimizer is called, and skips by itself
     assert identical(parameters_of(network), results[0].parameters)
+
+
+def update_of(step, accumulation, prepare=True):
+    """What ``step(optimizer, losses)`` does with an optimizer that is prepared, or not, on some batches."""
+    run = example.build(3, epochs=1, accumulation=accumulation)
+    recorded = by_hand.Recorded(run.network, run.optimizer)
+    for micro_batch in run.loader:
+        with run.accelerator.accumulate(run.network):
+            optimizer = run.prepared if prepare else run.optimizer
+            step(optimizer, lambda b=micro_batch: losses(run.network, b))
+            optimizer.zero_grad()
+    return run, recorded.result
+
+
+HANDED_OVER = {
+    "losses": lambda optimizer, evaluate: optimizer.step(evaluate()),
+    "a closure": lambda optimizer, evaluate: optimizer.step(evaluate),
+}
+
+
+@pytest.mark.parametrize("step", HANDED_OVER.values(), ids=HANDED_OVER)
+def test_a_prepared_optimizer_takes_losses_where_nothing_is_accumulated(step):
+    torch.manual_seed(0)
+    network = Network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    expected = by_hand.train(network, [[batch(number)] for number in range(3)], optimizer)
+    assert identical(update_of(step, accumulation=1)[1], expected)
+
+
+@pytest.mark.parametrize("step", HANDED_OVER.values(), ids=HANDED_OVER)
+def test_a_prepared_optimizer_takes_no_losses_while_gradients_are_accumulated(step):
+    """Accelerate hands over those of the last batch alone. The optimizer inside may be given all of them."""
+    run = example.build(2, epochs=1, accumulation=2)
+    before, state = parameters_of(run.network), run.optimizer.task_state.state_dict()
+    first, last = run.loader
+    with run.accelerator.accumulate(run.network):
+        step(run.prepared, lambda: losses(run.network, first))
+    with (
+        run.accelerator.accumulate(run.network),
+        pytest.raises(RuntimeError, match=r"gradients of 2 batches.*accelerator.backward\(.*combine\(losses\)\)"),
+    ):
+        step(run.prepared, lambda: losses(run.network, last))
+    assert identical(parameters_of(run.network), before)
+    assert identical(run.optimizer.task_state.state_dict(), state)
+    assert identical(update_of(step, 2, prepare=False)[1], update_of(step, 1)[1])

@@ -2,7 +2,8 @@
 
 from . import gradients, weighting
 from .gradients import GradientWeighting, GradNorm
-from .losses import TaskLosses, per_task_mean
+from .losses import Losses, TaskLosses, per_task_mean
+from .nonfinite import NonFinite
 from .optimizer import TaskReweightedOptimizer
 from .task_state import TaskState
 from .weighting import (
@@ -17,6 +18,7 @@ from .weighting import (
     GeometricLoss,
     ImpartialLoss,
     ImprovableGap,
+    Normalization,
     RandomWeighting,
     ReLoBRaLo,
     ScaleInvariant,
@@ -42,6 +44,9 @@ __all__ = [
     "GradientWeighting",
     "ImpartialLoss",
     "ImprovableGap",
+    "Losses",
+    "NonFinite",
+    "Normalization",
     "RandomWeighting",
     "ReLoBRaLo",
     "ScaleInvariant",

@@ -130,6 +130,7 @@ class TaskLosses:
 
 
 Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses
+"""The losses of one step, by the name of the task or as one vector."""
 
 
 def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosses:

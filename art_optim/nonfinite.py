@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NonFinite = Literal["propagate", "skip"]
+"""The rules for a step whose gradients are NaN or infinite."""
 
 # The two calls of SAM and its kin, the steps that LOMO takes in its backward pass, the closures that GSAM keeps.
 _PARTS_OF_A_STEP = re.compile(r"(?!get_)\w+_step|fused_backward|perturb_weights|set_closure")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, get_args
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
@@ -25,7 +26,9 @@ from .task_state import TaskState
 from .weighting import Weighting, create
 from .weighting.functional import nan_where_absent
 
-_OURS = ("inner", "task_state", "accumulation_steps", "nonfinite")
+Loss = TypeVar("Loss", bound="Tensor | float | None")
+
+_OURS = ("inner", "task_state")
 _HOOKS = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -36,7 +39,22 @@ _HOOKS = (
 )
 
 
-def _of_inner(name: str) -> property:
+# What is fixed when the optimizer is made, or computed, and what to do instead of setting it.
+_READ_ONLY = {
+    "inner": "wrap the other optimizer in a TaskReweightedOptimizer of its own",
+    "task_state": "load into it, with task_state.load_state_dict(...)",
+    "tasks": "declare them with TaskReweightedOptimizer(..., tasks=[...])",
+    "weighting": "choose it with TaskReweightedOptimizer(..., weighting=...)",
+    "interval": "choose it with TaskReweightedOptimizer(..., interval=...)",
+    "process_group": "choose it with TaskReweightedOptimizer(..., process_group=...)",
+    "compile": "choose it with TaskReweightedOptimizer(..., compile=...)",
+    "losses": "they come with step(losses)",
+    "weights": "they come from the weighting; to choose them, use FixedWeighting",
+    "skipped": "it counts from the start of the run or from the checkpoint",
+}
+
+
+def _of_inner(name: str) -> Any:
     return property(
         lambda self: getattr(self.inner, name),
         lambda self, value: setattr(self.inner, name, value),
@@ -99,6 +117,10 @@ class TaskReweightedOptimizer(Optimizer):
         task_state: Task names, weighting and its state: a :class:`~art_optim.task_state.TaskState`.
 
     Note:
+        Further attributes and methods of the inner optimizer, such as ``train`` of a schedule-free one, are reached as
+        well. A type checker does not know of them: there, call them on the inner optimizer itself.
+
+    Note:
         The weights are not differentiated through. A weight of 0 does not protect from a loss that is NaN, for
         0 * NaN is NaN: the gradients show it as they would without a weighting, but the state of the weighting does not
         take it in. Where it can happen, use ``nonfinite="skip"``.
@@ -118,14 +140,12 @@ class TaskReweightedOptimizer(Optimizer):
 
     inner: Optimizer
     task_state: TaskState
-    accumulation_steps: int
-    nonfinite: NonFinite
 
-    param_groups = _of_inner("param_groups")
-    state = _of_inner("state")
-    defaults = _of_inner("defaults")
-    grad_scale = _of_inner("grad_scale")
-    found_inf = _of_inner("found_inf")
+    param_groups: list[dict[str, Any]] = _of_inner("param_groups")
+    state: defaultdict[Tensor, Any] = _of_inner("state")
+    defaults: dict[str, Any] = _of_inner("defaults")
+    grad_scale: Tensor | None = _of_inner("grad_scale")
+    found_inf: Tensor | None = _of_inner("found_inf")
 
     # Optimizer.__init__ is not called: it would make parameter groups and a state of our own.
     def __init__(
@@ -150,25 +170,14 @@ class TaskReweightedOptimizer(Optimizer):
             weighting = create(weighting)
         if not isinstance(weighting, Weighting):
             raise TypeError(f"weighting is {weighting!r}; give a Weighting such as Art(), or its registered name")
-        if not isinstance(accumulation_steps, int):
-            raise TypeError(f"accumulation_steps is {accumulation_steps!r}; give the number of batches, an integer")
-        if accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps is {accumulation_steps}; give the number of batches, at least 1")
-        if not isinstance(interval, int) or isinstance(interval, bool):
-            raise TypeError(f"interval is {interval!r}; give the number of calls between two weighings, an integer")
-        if interval < 1:
-            raise ValueError(f"interval is {interval}; give the number of calls between two weighings, at least 1")
+        _require_count("interval", interval, "calls between two weighings")
         if interval > 1 and isinstance(weighting, GradientWeighting) and not weighting.has_weights:
             raise ValueError(
                 f"interval is {interval}, but {weighting!r} has no weights that could be held between two weighings; "
                 "choose interval=1, or another aggregator"
             )
-        if nonfinite not in get_args(NonFinite):
-            raise ValueError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(get_args(NonFinite))}")
         if not isinstance(compile, bool):
             raise TypeError(f"compile is {compile!r}; give True or False")
-        for group in inner.param_groups:
-            group.pop(checkpoint.KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
         whole = isinstance(weighting, GradientWeighting) and not weighting.sharded
         if whole and any(hasattr(parameter, "full_tensor") for parameter in parameters):
@@ -178,14 +187,12 @@ class TaskReweightedOptimizer(Optimizer):
             )
         # Parameters on `meta` are about to be materialised, by which time the task state must not be there.
         device = next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
-        self.__setstate__(
-            {
-                "inner": inner,
-                "task_state": TaskState(weighting, tasks, device, Processes(process_group), compile, interval),
-                "accumulation_steps": accumulation_steps,
-                "nonfinite": nonfinite,
-            }
-        )
+        task_state = TaskState(weighting, tasks, device, Processes(process_group), compile, interval)
+        self.__setstate__({"inner": inner, "task_state": task_state})
+        self.accumulation_steps = accumulation_steps
+        self.nonfinite = nonfinite
+        for group in inner.param_groups:
+            group.pop(checkpoint.KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -201,6 +208,27 @@ class TaskReweightedOptimizer(Optimizer):
     def interval(self) -> int:
         """The number of calls from one weighing to the next."""
         return self.task_state.interval_size
+
+    @property
+    def accumulation_steps(self) -> int:
+        """The number of batches whose gradients are accumulated for one step; it can be set at any time."""
+        return self.task_state.accumulation_steps
+
+    @accumulation_steps.setter
+    def accumulation_steps(self, value: int) -> None:
+        _require_count("accumulation_steps", value, "batches")
+        self.task_state.accumulation_steps = value
+
+    @property
+    def nonfinite(self) -> NonFinite:
+        """What happens where the norm of the gradients is NaN or infinite; it can be set at any time."""
+        return self.task_state.nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: NonFinite) -> None:
+        if value not in get_args(NonFinite):
+            raise ValueError(f"nonfinite is {value!r}; choose one of {', '.join(get_args(NonFinite))}")
+        self.task_state.nonfinite = value
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -234,9 +262,14 @@ class TaskReweightedOptimizer(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        # GradScaler.step looks here before it changes anything: the one place to refuse losses that it would pass on.
-        caller = sys._getframe(1)
-        if caller.f_code is torch.amp.GradScaler.step.__code__:
+        # GradScaler.step reads this before it changes anything: the place to refuse losses that it would pass on to
+        # `step`. Only the stack shows them: what `scaler.step(optimizer, losses)` asks of the optimizer is the same as
+        # what `scaler.step(optimizer)`, where it skips the step, and a later `optimizer.step(losses)` ask. (Always
+        # answering True, `grad_scale` would show it, but frameworks then refuse to clip and miss skipped steps.)
+        caller: FrameType | None = sys._getframe(1)
+        while caller is not None and caller.f_code is not torch.amp.GradScaler.step.__code__:
+            caller = caller.f_back
+        if caller is not None:
             given = (*caller.f_locals.get("args", ()), *caller.f_locals.get("kwargs", {}).values())
             if any(isinstance(argument, (Mapping, TaskLosses)) for argument in given):
                 raise TypeError(
@@ -264,7 +297,7 @@ class TaskReweightedOptimizer(Optimizer):
             RuntimeError: ``compile`` is True, but the weighing does not compile here; nothing has changed then.
         """
         losses = self.task_state.gather(losses)
-        return _total(*self.task_state.weigh(losses, self.accumulation_steps))
+        return _total(*self.task_state.weigh(losses))
 
     def backward(
         self,
@@ -297,7 +330,7 @@ class TaskReweightedOptimizer(Optimizer):
         losses = self.task_state.gather(losses)
         if not losses.trainable:
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
-        values, weights = self.task_state.weigh(losses, self.accumulation_steps)
+        values, weights = self.task_state.weigh(losses)
         total = _total(values.detach(), weights)
         gradient = weights if scaler is None else scaler.scale(weights)
         if gradient.dtype != values.dtype:
@@ -305,9 +338,27 @@ class TaskReweightedOptimizer(Optimizer):
         torch.autograd.backward(values, gradient, retain_graph, create_graph)
         return total
 
-    def step(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def step(self, losses: None = None, closure: None = None) -> None: ...
+    @overload
+    def step(
         self,
-        losses: Losses | None = None,
+        losses: Losses,
+        closure: Callable[[], Losses | Tensor | float | None] | None = None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Tensor: ...
+    @overload
+    def step(self, losses: Callable[[], Losses]) -> Tensor | None: ...
+    @overload
+    def step(self, losses: Callable[[], Loss]) -> Loss | None: ...
+    @overload
+    def step(self, losses: None = None, *, closure: Callable[[], Losses]) -> Tensor | None: ...
+    @overload
+    def step(self, losses: None = None, *, closure: Callable[[], Loss]) -> Loss | None: ...
+    def step(
+        self,
+        losses: Losses | Callable[[], Any] | None = None,
         closure: Callable[[], Any] | None = None,
         *,
         scaler: torch.amp.GradScaler | None = None,
@@ -436,14 +487,14 @@ class TaskReweightedOptimizer(Optimizer):
         args: tuple[Any, ...] = (self,) if evaluations is None else (self, evaluations)
         kwargs: dict[str, Any] = {}
         try:
-            if self.nonfinite == "skip" and (evaluations is None or weights is not None):
+            if self.task_state.nonfinite == "skip" and (evaluations is None or weights is not None):
                 require_finite_gradients(self._parameters())
             for pre_hook in self._optimizer_step_pre_hooks.values():
                 changed = pre_hook(self, args, kwargs)
                 if changed is not None and not (isinstance(changed, tuple) and len(changed) == 2):
                     raise RuntimeError(f"a step pre-hook returned {changed!r}; return None, or a pair (args, kwargs)")
                 args, kwargs = changed or (args, kwargs)
-            if self.nonfinite == "skip" and evaluations is not None and weights is None:
+            if self.task_state.nonfinite == "skip" and evaluations is not None and weights is None:
                 evaluations.watch(self._parameters())
             try:
                 result = self.inner.step(*args[1:], **kwargs)
@@ -478,17 +529,24 @@ class TaskReweightedOptimizer(Optimizer):
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def __getattr__(self, name: str) -> Any:
-        # What is looked up before __init__ or __setstate__ is done must fail, or copying would recurse.
-        if name.startswith("__") or name in (*_OURS, *_HOOKS):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = getattr(self.inner, name)
-        if self.nonfinite == "skip" and callable(value) and bypasses_step(name):
-            raise AttributeError(
-                f"{name} of {type(self.inner).__name__} would move parameters whatever their gradients are, which "
-                "nonfinite='skip' does not allow; call step(losses, closure), or choose nonfinite='propagate'"
-            )
-        return value
+    if not TYPE_CHECKING:  # a checker would let every name pass
+
+        def __getattr__(self, name: str) -> Any:
+            # What is looked up before __init__ or __setstate__ is done must fail, or copying would recurse.
+            if name.startswith("__") or name in (*_OURS, *_HOOKS):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = getattr(self.inner, name)
+            if self.nonfinite == "skip" and callable(value) and bypasses_step(name):
+                raise AttributeError(
+                    f"{name} of {type(self.inner).__name__} would move parameters whatever their gradients are, which "
+                    "nonfinite='skip' does not allow; call step(losses, closure), or choose nonfinite='propagate'"
+                )
+            return value
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in _READ_ONLY:
+                raise AttributeError(f"{name} cannot be set; {_READ_ONLY[name]}")
+            super().__setattr__(name, value)
 
     # A scheduler patches `step` on the instance it is built on; copying all of `__dict__` would bring the original's.
     def __getstate__(self) -> dict[str, Any]:
@@ -498,7 +556,24 @@ class TaskReweightedOptimizer(Optimizer):
         self.__dict__.update(state, **{name: OrderedDict() for name in _HOOKS})
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(tasks={list(self.tasks)}, weighting={self.weighting!r}, inner={self.inner!r})"
+        state = self.task_state
+        options = {
+            "accumulation_steps": (state.accumulation_steps, 1),
+            "nonfinite": (state.nonfinite, "propagate"),
+            "process_group": (state.processes.group if state.processes.together else False, None),
+            "compile": (state.compile, False),
+            "interval": (state.interval_size, 1),
+        }
+        chosen = {name: value for name, (value, default) in options.items() if value != default}
+        shown = {"tasks": list(self.tasks), "weighting": self.weighting, **chosen, "inner": self.inner}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _require_count(name: str, value: Any, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; give the number of {what}, an integer")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; give the number of {what}, at least 1")
 
 
 def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], Any] | None]:

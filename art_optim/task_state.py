@@ -16,6 +16,7 @@ from .gradients import GradientWeighting
 from .gradients.base import Average
 from .interval import Interval
 from .losses import Losses, TaskLosses, task_names
+from .nonfinite import NonFinite
 from .weighting import Weighting
 
 
@@ -35,6 +36,8 @@ class TaskState:
         interval: The number of calls from one weighing to the next: see :class:`~art_optim.interval.Interval`.
 
     Attributes:
+        accumulation_steps: The number of batches that make one step, by which the weights are divided.
+        nonfinite: What happens to a step whose gradients are not finite.
         losses: Those of the last training step, and which of them are there; None before the first.
         weights: Those of the last training step, [K] float32; None before the first.
         skipped: The number of steps that were skipped for gradients that are not finite.
@@ -56,6 +59,9 @@ class TaskState:
         self._gradients = weighting if isinstance(weighting, GradientWeighting) else None
         self.interval_size = interval
         self.processes = processes or Processes(False)
+        self.compile = compile
+        self.accumulation_steps = 1
+        self.nonfinite: NonFinite = "propagate"
         self.device = device
         self.tasks: tuple[str, ...] = ()
         self.tensors: dict[str, Tensor] = {}
@@ -94,7 +100,7 @@ class TaskState:
             )
         return losses
 
-    def weigh(self, losses: TaskLosses, accumulation_steps: int = 1) -> tuple[Tensor, Tensor]:
+    def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor]:
         """Return what to differentiate [K], and the weights [K] float32 divided by ``accumulation_steps``.
 
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
@@ -102,7 +108,7 @@ class TaskState:
         device = losses.values.device
         if _autocasts(device):
             with torch.autocast(device.type, enabled=False):  # a formula is in float32
-                return self.weigh(losses, accumulation_steps)
+                return self.weigh(losses)
         average = None
         if self.processes.several and torch.is_grad_enabled():
             losses, average = self._shared(losses), self.processes.average
@@ -120,7 +126,7 @@ class TaskState:
         else:
             weights = self._rule(values.float(), present, tensors)
         if trainable:
-            weights = weights if accumulation_steps == 1 else weights / accumulation_steps
+            weights = weights if self.accumulation_steps == 1 else weights / self.accumulation_steps
             self.replay.record(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.interval, self.device = tensors, interval, device

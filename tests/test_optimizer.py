@@ -492,6 +492,85 @@ def test_bad_arguments_are_refused_in_clear_words(model, arguments, error, messa
         TaskReweightedOptimizer(*arguments(list(model.parameters())))
 
 
+# --- Attributes --------------------------------------------------------------------------------------------------
+
+SETTABLE = {"accumulation_steps", "nonfinite"}
+OF_THE_INNER = {"param_groups", "state", "defaults", "grad_scale", "found_inf"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("accumulation_steps", 0, ValueError, "accumulation_steps is 0; give the number of batches, at least 1"),
+        ("accumulation_steps", -4, ValueError, "accumulation_steps is -4; give the number of batches, at least 1"),
+        ("accumulation_steps", 4.0, TypeError, "accumulation_steps is 4.0; give the number of batches, an integer"),
+        ("accumulation_steps", True, TypeError, "accumulation_steps is True; give the number of batches, an integer"),
+        ("accumulation_steps", None, TypeError, "accumulation_steps is None; give the number of batches, an integer"),
+        ("accumulation_steps", torch.tensor(4), TypeError, r"accumulation_steps is tensor\(4\); give the number"),
+        ("nonfinite", "skpi", ValueError, "nonfinite is 'skpi'; choose one of propagate, skip"),
+        ("nonfinite", None, ValueError, "nonfinite is None; choose one of propagate, skip"),
+        ("nonfinite", ["skip"], ValueError, r"nonfinite is \['skip'\]; choose one of propagate, skip"),
+    ],
+)
+def test_an_attribute_is_checked_when_set_as_when_constructed(model, name, value, error, message):
+    optimizer = wrap(model, accumulation_steps=2, nonfinite="skip")
+    with pytest.raises(error, match=message):
+        setattr(optimizer, name, value)
+    assert (optimizer.accumulation_steps, optimizer.nonfinite) == (2, "skip")
+    with pytest.raises(error, match=message):
+        wrap(model, **{name: value})
+
+
+def test_an_attribute_that_is_set_counts_from_the_next_step(model):
+    optimizer = wrap(model, weighting="equal")
+    optimizer.accumulation_steps = 4
+    optimizer.backward(model.losses(0))
+    assert all(weight == 0.25 for weight in optimizer.weights.values())
+    optimizer.nonfinite = "skip"
+    optimizer.step({task: loss * float("nan") for task, loss in model.losses(1).items()})
+    assert optimizer.skipped == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        {
+            *inspect.signature(TaskReweightedOptimizer).parameters,
+            *TaskReweightedOptimizer.__annotations__,
+            *(name for name, value in vars(TaskReweightedOptimizer).items() if isinstance(value, property)),
+        }
+        - SETTABLE
+        - OF_THE_INNER
+        - {"_step_supports_amp_scaling"}
+    ),
+)
+def test_an_attribute_that_is_fixed_says_what_to_do_instead(model, name):
+    """Every argument of the constructor and every property: one that was stored without an effect would mislead."""
+    optimizer = wrap(model)
+    before = repr(optimizer)
+    with pytest.raises(AttributeError, match=f"^{name} cannot be set; .+"):
+        setattr(optimizer, name, None)
+    assert repr(optimizer) == before
+
+
+def test_an_unknown_attribute_can_be_set_as_on_any_optimizer(model):
+    """Schedulers and frameworks leave marks of their own."""
+    optimizer = wrap(model)
+    optimizer._opt_called = True
+    assert optimizer._opt_called
+    assert not hasattr(optimizer.inner, "_opt_called")
+
+
+def test_arguments_that_are_refused_leave_the_inner_optimizer_as_it_was(model):
+    inner = torch.optim.AdamW(model.parameters())
+    inner.load_state_dict(wrap(model).state_dict())
+    before = copy.deepcopy(inner.state_dict())
+    for wrong in ({"accumulation_steps": 0}, {"nonfinite": "skpi"}, {"tasks": "rain"}, {"process_group": 3}):
+        with pytest.raises((TypeError, ValueError)):
+            TaskReweightedOptimizer(inner, **wrong)
+    assert identical(inner.state_dict(), before)
+
+
 # --- Identity and live views -------------------------------------------------------------------------------------
 
 
@@ -670,6 +749,8 @@ def test_methods_work_on_a_subclass_that_shares_the_attributes(model):
     assert optimizer.weights.keys() == set(TASKS)
     assert optimizer.weights == shadow.weights
     assert optimizer.task_state is shadow.task_state
+    shadow.accumulation_steps, optimizer.nonfinite = 2, "skip"
+    assert (optimizer.accumulation_steps, shadow.nonfinite) == (2, "skip")
     shadow.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # rebinds the groups of the inner
     assert shadow.param_groups is optimizer.inner.param_groups
     seen = []
@@ -727,11 +808,18 @@ def test_a_copy_trains_on_by_itself(model, duplicate):
     assert identical(parameters_of(other_model), frozen)
 
 
-def test_repr_shows_all_three(model):
-    text = repr(wrap(model))
-    assert "tasks=['rain', 'haze', 'noise']" in text
-    assert "Art(" in text
-    assert "AdamW (" in text
+def test_repr_shows_the_parts_and_the_options_that_are_not_defaults(model):
+    optimizer = wrap(model)
+    start, end = "TaskReweightedOptimizer(tasks=['rain', 'haze', 'noise'], weighting=", f", inner={optimizer.inner!r})"
+    assert repr(optimizer) == f"{start}{Art()!r}{end}"
+    options = {"accumulation_steps": 4, "nonfinite": "skip", "process_group": False, "compile": True, "interval": 3}
+    for name, value in options.items():
+        assert repr(wrap(model, **{name: value})) == f"{start}{Art()!r}, {name}={value!r}{end}"
+    shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    assert repr(wrap(model, weighting="equal", **options)) == f"{start}{EqualWeighting()!r}, {shown}{end}"
+    changed = wrap(model)
+    changed.accumulation_steps = 2
+    assert ", accumulation_steps=2, inner=" in repr(changed)
 
 
 def test_the_state_follows_the_losses_to_their_device(model):

@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from art_optim import EqualWeighting, TaskReweightedOptimizer
 
@@ -165,6 +166,75 @@ def test_losses_are_not_for_the_step_of_the_scaler(model, leftover, fused, by_ke
     optimizer.step(model.losses(1), scaler=scaler)
     scaler.update()
     assert not identical(parameters_of(model), before[0])
+
+
+class LoggingScaler(torch.amp.GradScaler):
+    def step(self, optimizer, *args, **kwargs):
+        return super().step(optimizer, *args, **kwargs)
+
+
+class Between:
+    """An optimizer around the wrapper that passes everything on."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __getattr__(self, name):
+        return getattr(self.optimizer, name)
+
+
+@pytest.mark.parametrize("scaler_type", [torch.amp.GradScaler, LoggingScaler, ShardedGradScaler])
+@pytest.mark.parametrize("between", [lambda optimizer: optimizer, Between], ids=["direct", "between"])
+def test_losses_are_refused_whatever_the_scaler_and_whatever_is_between(model, scaler_type, between):
+    optimizer = wrap(model)
+    scaler = scaler_type("cpu")
+    scaler.scale(torch.ones(()))
+    before = parameters_of(model)
+    with pytest.raises(TypeError, match=r"call optimizer.step\(losses, scaler=scaler\)"):
+        scaler.step(between(optimizer), model.losses(0))
+    assert identical(parameters_of(model), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Recorder:
+    """Stands for an optimizer, does not step, and records what it is asked for."""
+
+    def __init__(self, optimizer):
+        self.__dict__.update(optimizer=optimizer, record=[])
+
+    def __getattr__(self, name):
+        self.record.append(name)
+        if name == "step":
+            return lambda *args, **kwargs: self.record.append((args, kwargs))
+        return getattr(self.optimizer, name)
+
+    def __setattr__(self, name, value):
+        self.record.append((name, value))
+
+
+def test_a_scaler_asks_the_same_of_an_optimizer_whether_or_not_it_passes_losses_on(model):
+    """So an optimizer that does not unscale cannot refuse the first of these by what it is asked for.
+
+    ``scaler.step(optimizer, losses)`` looks like a ``scaler.step(optimizer)`` that skips its step and, later, a step
+    without the scaler, ``optimizer.step(losses)``. Only the gradients differ, for which the host would have to wait.
+    """
+    losses = model.losses(0)
+
+    def asked(gradient, steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        recorder, scaler = Recorder(sgd(model)), torch.amp.GradScaler("cpu")
+        scaler.scale(torch.ones(()))
+        steps(recorder, scaler)
+        return recorder.record
+
+    def apart(optimizer, scaler):
+        scaler.step(optimizer)
+        optimizer.step(losses)
+
+    together = asked(1.0, lambda optimizer, scaler: scaler.step(optimizer, losses))
+    assert together == asked(float("inf"), apart)
+    assert together == ["_step_supports_amp_scaling", "param_groups", "step", ((losses,), {})]
 
 
 def test_a_scaler_that_is_off_passes_the_losses_on(model):

@@ -1,7 +1,7 @@
 """Loss weightings: one file a method, losses in, weights out."""
 
 from .art import Art
-from .base import Weighting
+from .base import Normalization, Weighting
 from .cov import CoVWeighting
 from .dwa import DynamicWeightAverage
 from .equal import EqualWeighting
@@ -32,6 +32,7 @@ __all__ = [
     "GeometricLoss",
     "ImpartialLoss",
     "ImprovableGap",
+    "Normalization",
     "RandomWeighting",
     "ReLoBRaLo",
     "ScaleInvariant",

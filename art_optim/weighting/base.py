@@ -13,6 +13,7 @@ from .functional import Present, nan_where_absent, number_of, sum_to_one, zero_w
 from .validation import check_choice
 
 Normalization = Literal["published", "mean", "sum"]
+"""The scales of the weights, explained in :class:`Weighting`."""
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,85 @@ def test_a_scheduler_on_the_inner_optimizer_is_refused():
         fit(OnTheInner, max_epochs=1)
 
 
-def test_losses_given_to_step_are_refused():
-    """Contract 30. The optimizer that Lightning hands out takes a closure alone."""
+def automatic(training_step):
+    return type("Automatic", (example.Automatic,), {"training_step": training_step})
 
-    class OnePhase(example.Manual):
-        def training_step(self, batch, batch_index):
-            self.optimizers().step(losses(self.network, batch))
 
-    with pytest.raises(lightning.pytorch.utilities.exceptions.MisconfigurationException, match="callable"):
-        fit(OnePhase, max_epochs=1)
+def manual(training_step):
+    def step_and_schedule(self, batch, batch_index):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        training_step(self, batch, optimizer)
+        self.lr_schedulers().step()
+
+    return type("Manual", (example.Manual,), {"training_step": step_and_schedule})
+
+
+REFUSED = {
+    "losses to step": (manual(lambda self, batch, opt: opt.step(losses(self.network, batch))), "callable"),
+    "losses to step, automatic": (
+        automatic(lambda self, batch, _: self.optimizers().step(losses(self.network, batch))),
+        "callable",
+    ),
+    "losses returned": (automatic(lambda self, batch, _: losses(self.network, batch)), "the 'loss' key"),
+    "a total without its graph returned": (
+        automatic(lambda self, batch, _: self.optimizers().backward(losses(self.network, batch))),
+        "does not require grad",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_lightning_cannot_train_with_is_refused(kind, message):
+    with pytest.raises(Exception, match=message):
+        fit(kind, max_epochs=1)
+
+
+WORKS = {
+    "a closure": manual(lambda self, batch, opt: opt.step(lambda: losses(self.network, batch))),
+    "backward": manual(lambda self, batch, opt: (opt.backward(losses(self.network, batch)), opt.step())),
+}
+
+
+@pytest.mark.parametrize("kind", WORKS.values(), ids=WORKS)
+def test_other_calls_of_manual_optimization_are_the_loop_by_hand(kind):
+    assert identical(fit(kind, max_epochs=2)[2], expected())
+
+
+FABRIC = {
+    "combine": lambda fabric, optimizer, evaluate: (
+        fabric.backward(optimizer.combine(evaluate())),
+        optimizer.step(),
+    ),
+    "losses": lambda fabric, optimizer, evaluate: optimizer.step(evaluate()),
+    "a closure": lambda fabric, optimizer, evaluate: optimizer.step(evaluate),
+}
+
+
+def fit_with_fabric(step, precision):
+    torch.manual_seed(0)
+    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision=precision)
+    network = Network()
+    optimizer = example.TaskReweightedOptimizer(torch.optim.AdamW(network.parameters(), lr=3e-3), example.TASKS)
+    recorded = by_hand.Recorded(network, optimizer)
+    prepared_network, prepared = fabric.setup(network, optimizer)
+    for number in range(BATCHES):
+        prepared.zero_grad()
+        step(fabric, prepared, lambda n=number: losses(prepared_network, batch(n)))
+    return recorded.result
+
+
+@pytest.mark.parametrize("step", FABRIC.values(), ids=FABRIC)
+def test_fabric_is_the_loop_by_hand(step):
+    torch.manual_seed(0)
+    network = Network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    by_itself = by_hand.train(network, [[batch(number)] for number in range(BATCHES)], optimizer)
+    assert identical(fit_with_fabric(step, "32-true"), by_itself)
+
+
+def test_fabric_with_mixed_precision_wants_to_call_backward_itself():
+    assert len(fit_with_fabric(FABRIC["combine"], "bf16-mixed").learning_rates) == BATCHES
+    for way in ("losses", "a closure"):
+        with pytest.raises(RuntimeError, match="requires you to call .fabric"):
+            fit_with_fabric(FABRIC[way], "bf16-mixed")

@@ -78,7 +78,7 @@ def test_the_step_is_that_of_the_mean_over_the_batches(how):
 
 
 def test_it_goes_together_with_a_scaler():
-    """Contract 12: a power of two, so exactly; the scale and the number of batches are both on the weights."""
+    """A power of two, so exactly; the scale and the number of batches are both on the weights."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     assert identical(accumulated(backward_then_step, scaler=scaler), accumulated(backward_then_step))
 

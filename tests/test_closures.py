@@ -35,7 +35,6 @@ class SharpnessAware(torch.optim.SGD):
 
 @pytest.mark.parametrize("by_keyword", [False, True])
 def test_a_closure_may_return_losses_and_is_weighed_once_a_step(model, by_keyword):
-    """Contract 24 and 25."""
     optimizer = TaskReweightedOptimizer(torch.optim.LBFGS(model.parameters(), max_iter=5), TASKS)
     evaluations, totals = [], []
     for _ in range(3):
@@ -72,7 +71,7 @@ def test_a_closure_that_returns_a_loss_is_the_inner_optimizers_own(model):
 
 
 def test_losses_under_the_name_of_the_closure(model):
-    """Contract 24: some frameworks pass everything on as ``closure=``."""
+    """Some frameworks pass everything on as ``closure=``."""
     optimizer = wrap(model)
     total = optimizer.step(closure=model.losses(0))
     torch.testing.assert_close(total, sum(model.losses(0).values()).detach() / 3, rtol=0.1, atol=0.1)
@@ -96,7 +95,7 @@ def test_a_closure_may_return_a_vector_but_not_losses_without_a_graph(model):
 
 
 def test_losses_and_a_closure_together_are_weighed_once(model):
-    """Contract 24 and 25: the closure of some frameworks does nothing; one that returns losses keeps the weights."""
+    """The closure of some frameworks does nothing; one that returns losses keeps the weights."""
     called = []
     for closure in (lambda: called.append(1), lambda: model.losses(1)):
         optimizer = wrap(model)
@@ -158,7 +157,7 @@ def minimise(way, line_search, steps=3):
 @pytest.mark.parametrize("line_search", [False, True])
 @pytest.mark.parametrize("way", ["backward", "combine"])
 def test_however_the_closure_weighs_it_weighs_once_a_step(way, line_search):
-    """Contract 25: one objective for all evaluations, and one adaptation."""
+    """One objective for all evaluations, and one adaptation."""
     parameters, state = minimise(way, line_search)
     expected_parameters, expected_state = minimise("losses", line_search)
     torch.testing.assert_close(parameters, expected_parameters, rtol=1e-4, atol=1e-6)
@@ -166,7 +165,7 @@ def test_however_the_closure_weighs_it_weighs_once_a_step(way, line_search):
 
 
 def test_several_weighings_in_one_evaluation_are_repeated_in_their_order(model):
-    """Contract 25: each of the parts has its own weight, in every evaluation."""
+    """Each of the parts has its own weight, in every evaluation."""
     optimizer = TaskReweightedOptimizer(torch.optim.LBFGS(model.parameters(), max_iter=6), TASKS)
     seen = []
 
@@ -188,7 +187,7 @@ def test_several_weighings_in_one_evaluation_are_repeated_in_their_order(model):
 
 
 def test_sharpness_aware_steps_adapt_once(model):
-    """Contract 25: the losses of the step and those at the perturbed parameters are weighed alike."""
+    """The losses of the step and those at the perturbed parameters are weighed alike."""
     optimizer = TaskReweightedOptimizer(SharpnessAware(model.parameters(), lr=0.05), TASKS)
     expected = copy.deepcopy(optimizer.task_state)
     totals = []
@@ -214,7 +213,7 @@ def test_a_closure_that_fails_leaves_no_weights_behind(model):
 
 
 def test_an_inner_that_needs_a_closure_says_so(model):
-    """Contract 26: before anything has changed, with and without a scaler."""
+    """Before anything has changed, with and without a scaler."""
     optimizer = TaskReweightedOptimizer(torch.optim.LBFGS(model.parameters()), TASKS)
     for scaler in (None, torch.amp.GradScaler("cpu")):
         with pytest.raises(TypeError, match="without a closure, but LBFGS evaluates them several times a step"):
@@ -225,7 +224,6 @@ def test_an_inner_that_needs_a_closure_says_so(model):
 
 @pytest.mark.filterwarnings("ignore:This overload of", "ignore:Using backward")
 def test_an_inner_that_differentiates_the_gradients_says_so(model):
-    """Contract 26."""
     optimizer = TaskReweightedOptimizer(torch_optimizer.Adahessian(model.parameters()), TASKS)
     start = parameters_of(model)
     with pytest.raises(RuntimeError, match=r"Adahessian differentiates .* call backward\(losses, create_graph=True\)"):

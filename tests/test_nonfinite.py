@@ -1,4 +1,4 @@
-"""Losses and gradients with a NaN or an infinity: contract 22."""
+"""Losses and gradients with a NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_propagate_is_what_the_plain_loop_does(model, way):
 
 
 def test_a_weight_of_zero_is_no_protection_but_skipping_is(model):
-    """Contract 22: 0 * NaN is NaN."""
+    """0 * NaN is NaN."""
     for nonfinite, spoiled in (("propagate", True), ("skip", False)):
         model = MultiTask()
         optimizer = wrap(model, weighting=FixedWeighting([1, 0, 1]), nonfinite=nonfinite)

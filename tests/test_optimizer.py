@@ -118,7 +118,6 @@ def test_a_mixed_batch_trains_like_the_dict_of_its_masked_means():
 
 
 def test_one_backward_pass(model):
-    """Contract 19."""
     visits = []
 
     def watch(module, args, features):
@@ -170,7 +169,7 @@ def test_combine_then_backward_is_step_to_rounding(model):
 
 
 def test_combine_twice_before_one_backward(model):
-    """Contract 23: the weights in a graph do not move with the state."""
+    """The weights in a graph do not move with the state."""
     optimizer = wrap(model)
     (optimizer.combine(model.losses(0)) + optimizer.combine(model.losses(1))).backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
@@ -246,7 +245,6 @@ def test_validation_before_training_does_not_fix_the_tasks(model):
 
 
 def test_a_weight_of_zero_does_not_protect_from_nan(model):
-    """Contract 22."""
     optimizer = wrap(model, weighting=FixedWeighting((0.0, 1.0, 1.0)))
     losses = model.losses(0)
     total = optimizer.backward({**losses, "rain": losses["rain"] * float("nan")})
@@ -255,7 +253,6 @@ def test_a_weight_of_zero_does_not_protect_from_nan(model):
 
 
 def test_weights_are_float32_under_autocast(model):
-    """Contract 21."""
 
     def run(autocast):
         other = copy.deepcopy(model)
@@ -307,7 +304,7 @@ def test_a_model_initialised_on_meta_and_materialised_later():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at it
 def test_combine_compiles_as_one_graph_and_once(model):
-    """Contract 27: a counter in Python would compile anew at every step; an absent task is another program."""
+    """A counter in Python would compile anew at every step; an absent task is another program."""
     torch.compiler.reset()
     other = copy.deepcopy(model)
     optimizer, compiled = wrap(model), wrap(other)
@@ -321,7 +318,6 @@ def test_combine_compiles_as_one_graph_and_once(model):
 
 
 def test_a_device_without_autocast_is_asked_first(model):
-    """Contract 21."""
     ones = torch.ones(3, device="meta")
     assert not torch.amp.is_autocast_available("meta")
     assert wrap(model).combine(TaskLosses(ones.clone().requires_grad_(), ones)).is_meta
@@ -350,7 +346,6 @@ def test_retain_graph_and_create_graph_reach_the_backward_pass(model):
 
 
 def test_autocast_does_not_reach_a_weighting_that_multiplies_matrices():
-    """Contract 21."""
 
     @dataclass(frozen=True)
     class Mixing(Weighting):
@@ -392,7 +387,6 @@ def test_the_total_is_not_rounded_by_autocast():
     ],
 )
 def test_bad_losses_change_nothing(model, tasks, how, corrupt, error, message):
-    """Contract 20."""
     optimizer = wrap(model, tasks)
     if tasks:
         train(model, optimizer, range(2))
@@ -444,7 +438,6 @@ def test_an_unknown_name_says_how_to_declare_it(model):
 
 @pytest.mark.parametrize("how", ["step", "backward"])
 def test_losses_without_a_graph_are_refused(model, how):
-    """Contract 20."""
     optimizer = wrap(model, tasks=None)
     with pytest.raises(ValueError, match="losses carry no graph"):
         getattr(optimizer, how)({task: loss.detach() for task, loss in model.losses(0).items()})
@@ -575,7 +568,6 @@ def test_arguments_that_are_refused_leave_the_inner_optimizer_as_it_was(model):
 
 
 def test_it_is_an_optimizer_that_schedulers_accept(model):
-    """Contract 1."""
     optimizer = wrap(model)
     assert isinstance(optimizer, torch.optim.Optimizer)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
@@ -588,7 +580,7 @@ def test_it_is_an_optimizer_that_schedulers_accept(model):
 
 
 def test_groups_state_and_defaults_are_live_views(model):
-    """Contract 2: also after load_state_dict has rebound the inner's, and when they are set."""
+    """Also after load_state_dict has rebound the inner's, and when they are set."""
     optimizer = wrap(model)
     train(model, optimizer, range(2))
     optimizer.load_state_dict(optimizer.state_dict())
@@ -604,7 +596,7 @@ def test_groups_state_and_defaults_are_live_views(model):
 
 
 def test_a_reload_does_not_detach_a_scheduler(model):
-    """Contract 2: the learning rate after a reload in the middle of a run is the one the inner step uses."""
+    """The learning rate after a reload in the middle of a run is the one the inner step uses."""
     optimizer = wrap(model)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     train(model, optimizer, [0])
@@ -617,7 +609,6 @@ def test_a_reload_does_not_detach_a_scheduler(model):
 
 @pytest.mark.parametrize("name", ["param_groups", "state", "defaults"])
 def test_views_are_set_through_and_follow_what_the_inner_sets(model, name):
-    """Contract 2."""
     optimizer = wrap(model)
     value = copy.copy(getattr(optimizer, name))
     setattr(optimizer, name, value)
@@ -629,7 +620,6 @@ def test_views_are_set_through_and_follow_what_the_inner_sets(model, name):
 
 
 def test_add_param_group_trains_the_new_parameters(model):
-    """Contract 2."""
     optimizer = wrap(model)
     extra = nn.Parameter(torch.tensor(0.5))
     optimizer.add_param_group({"params": [extra], "lr": 0.1})
@@ -640,7 +630,7 @@ def test_add_param_group_trains_the_new_parameters(model):
 
 
 def test_every_hook_dict_exists_and_hooks_see_the_wrapper(model):
-    """Contract 4, and 14: step hooks fire once an update, after the backward and before the inner step."""
+    """Step hooks fire once an update, after the backward and before the inner step."""
     optimizer = wrap(model)
     seen = []
 
@@ -696,7 +686,7 @@ def test_a_post_hook_sees_the_step_done(model):
 
 
 def test_torch_does_not_profile_the_step_a_second_time(model):
-    """Contract 14: also after it has tried to, as it does for a copy."""
+    """Also after it has tried to, as it does for a copy."""
     optimizer, seen = wrap(model), []
     torch.optim.Optimizer._patch_step_function(optimizer)
     optimizer.register_step_pre_hook(lambda caller, args, kwargs: seen.append(caller))
@@ -705,7 +695,6 @@ def test_torch_does_not_profile_the_step_a_second_time(model):
 
 
 def test_global_hooks_fire_once_an_update(model):
-    """Contract 14."""
     seen = []
     handle = register_optimizer_step_post_hook(lambda caller, args, kwargs: seen.append(type(caller)))
     try:
@@ -716,7 +705,7 @@ def test_global_hooks_fire_once_an_update(model):
 
 
 def test_what_else_the_inner_has_is_reached(model):
-    """Contract 5 and 18: methods of the inner, but no dunder and none of our own names."""
+    """Methods of the inner, but no dunder and none of our own names."""
 
     class ScheduleFreeLike(torch.optim.SGD):
         mode = "train"
@@ -738,7 +727,7 @@ def test_what_else_the_inner_has_is_reached(model):
 
 
 def test_methods_work_on_a_subclass_that_shares_the_attributes(model):
-    """Contract 6: frameworks run them on a dynamic subclass with a ``self`` of its own."""
+    """Frameworks run them on a dynamic subclass with a ``self`` of its own."""
     optimizer = wrap(model)
     shadow = object.__new__(type("Shadow", (TaskReweightedOptimizer,), {}))
     shadow.__dict__ = dict(optimizer.__dict__)
@@ -793,7 +782,7 @@ def test_zero_grad_is_that_of_the_inner(model):
     "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
 )
 def test_a_copy_trains_on_by_itself(model, duplicate):
-    """Contract 9: also when a scheduler has patched ``step`` on the original."""
+    """Also when a scheduler has patched ``step`` on the original."""
     optimizer = wrap(model)
     torch.optim.lr_scheduler.StepLR(optimizer, 100)
     train(model, optimizer, range(3))

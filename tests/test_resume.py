@@ -57,7 +57,6 @@ def kill_in_the_middle(folder):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    """Contract 17."""
     runs = [start(MODULE, tmp_path / "straight")]
     try:
         for _ in range(KILLS):

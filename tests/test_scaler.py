@@ -66,7 +66,7 @@ def run(wrapped, fused, phases):
 @pytest.mark.parametrize("phases", [1, 2])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_scaled_run_is_the_unwrapped_one_through_an_overflow(fused, phases):
-    """Contract 10 and 11: parameters, momenta and scales of every step."""
+    """Parameters, momenta and scales of every step."""
     ours, plain = run(True, fused, phases), run(False, fused, phases)
     assert identical(ours, plain)
     (before, scale), (after, smaller) = ours[0][OVERFLOW - 1 : OVERFLOW + 1]
@@ -76,7 +76,6 @@ def test_a_scaled_run_is_the_unwrapped_one_through_an_overflow(fused, phases):
 
 
 def test_scaling_attributes_are_those_of_the_inner(model):
-    """Contract 10."""
     optimizer = TaskReweightedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1, fused=True), TASKS)
     assert optimizer._step_supports_amp_scaling
     assert not hasattr(optimizer, "grad_scale")
@@ -88,7 +87,7 @@ def test_scaling_attributes_are_those_of_the_inner(model):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_scaler_scales_gradients_and_no_weights(fused):
-    """Contract 10 to 12: exact with a power of two, through an overflow, in one phase and in two."""
+    """Exact with a power of two, through an overflow, in one phase and in two."""
 
     def run(scale, phases):
         model, overflow = MultiTask(), 1.0
@@ -145,7 +144,7 @@ def test_a_scaler_needs_losses_and_no_closure(model):
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("leftover", [False, True], ids=["fresh", "leftover gradients"])
 def test_losses_are_not_for_the_step_of_the_scaler(model, leftover, fused, by_keyword):
-    """Contract 11: refused with the name of the right call, before anything changes."""
+    """Refused with the name of the right call, before anything changes."""
     optimizer = TaskReweightedOptimizer(sgd(model, fused), TASKS)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     with pytest.raises(AssertionError, match="did not use scaler"):
@@ -244,7 +243,7 @@ def test_a_scaler_that_is_off_passes_the_losses_on(model):
 
 
 def test_the_scaler_knows_the_wrapper_alone(model):
-    """Contract 13: gradients are divided once, and no parameter of ``step`` makes the scaler pass itself."""
+    """Gradients are divided once, and no parameter of ``step`` makes the scaler pass itself."""
     optimizer = TaskReweightedOptimizer(sgd(model), TASKS)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     optimizer.backward(model.losses(0), scaler=scaler)

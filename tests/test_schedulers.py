@@ -1,4 +1,4 @@
-"""Learning rate schedulers, built on the wrapper or on the inner optimizer: contract 7 and 8."""
+"""Learning rate schedulers, built on the wrapper or on the inner optimizer."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def run(kind, inner, lr, built_on, reload):
 
 
 def test_no_scheduler_is_forgotten():
-    """Contract 8: all that torch has."""
+    """All that torch has."""
 
     def subclasses(kind):
         return {kind}.union(*map(subclasses, kind.__subclasses__()))
@@ -142,7 +142,6 @@ def test_each_schedule_moves_what_it_schedules(kind):
 @pytest.mark.parametrize("inner", [one_group, two_groups])
 @pytest.mark.parametrize("lr", [float, torch.tensor], ids=["float", "tensor"])
 def test_rates_parameters_and_warnings_are_those_of_the_unwrapped_optimizer(kind, built_on, reload, inner, lr):
-    """Contract 8."""
     seen, warned = run(kind, inner, lr, built_on, reload)
     expected, expected_warned = run(kind, inner, lr, None, reload)
     assert warned == expected_warned
@@ -151,7 +150,7 @@ def test_rates_parameters_and_warnings_are_those_of_the_unwrapped_optimizer(kind
 
 
 def test_step_is_an_ordinary_method(model):
-    """Contract 7: schedulers take ``step.__func__`` and bind it again."""
+    """Schedulers take ``step.__func__`` and bind it again."""
     optimizer = wrap(model)
     assert inspect.ismethod(optimizer.step)
     assert optimizer.step.__func__ is TaskReweightedOptimizer.step
@@ -172,7 +171,7 @@ STEPS = {
 @each_way_to_build
 @pytest.mark.parametrize("how", STEPS)
 def test_no_warning_of_a_wrong_order_where_it_is_right(built_on, how):
-    """Contract 7; a warning is an error here."""
+    """A warning is an error here."""
     model, optimizer, scheduler = build(lr_scheduler.StepLR, one_group, float, built_on)
     for _ in range(2):
         STEPS[how](optimizer, model)
@@ -181,7 +180,7 @@ def test_no_warning_of_a_wrong_order_where_it_is_right(built_on, how):
 
 @each_way_to_build
 def test_the_warning_of_a_wrong_order_where_it_is_wrong(built_on):
-    """Contract 7: also if it is ``backward`` that came first."""
+    """Also if it is ``backward`` that came first."""
     model, optimizer, scheduler = build(lr_scheduler.StepLR, one_group, float, built_on)
     optimizer.backward(model.losses(0))
     with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
@@ -189,7 +188,6 @@ def test_the_warning_of_a_wrong_order_where_it_is_wrong(built_on):
 
 
 def test_schedulers_on_the_wrapper_and_on_the_inner_at_once():
-    """Contract 7."""
     model, optimizer, on_inner = build(lr_scheduler.StepLR, one_group, float, "inner")
     on_wrapper = lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
     for step in range(4):
@@ -200,7 +198,7 @@ def test_schedulers_on_the_wrapper_and_on_the_inner_at_once():
 
 
 def test_the_step_of_the_inner_is_looked_up_on_every_call(model):
-    """Contract 7: what is patched onto the inner after it was wrapped is what runs."""
+    """What is patched onto the inner after it was wrapped is what runs."""
     optimizer = wrap(model)
     optimizer.step(model.losses(0))
     calls = []

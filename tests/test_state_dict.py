@@ -1,4 +1,4 @@
-"""Checkpoints: contract 3 and 15 to 17."""
+"""Checkpoints: the inner optimizer's state dict with the task state in it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,6 @@ def trained(model):
 
 
 def test_the_inner_state_dict_with_one_key_more(trained):
-    """Contract 16."""
     model, optimizer = trained
     state_dict = optimizer.state_dict()
     task_state = state_dict["param_groups"][0].pop("task_reweighting")
@@ -54,7 +53,7 @@ def test_the_inner_state_dict_with_one_key_more(trained):
 
 
 def test_a_state_dict_is_a_copy(trained):
-    """Contract 17: what was saved does not move with training."""
+    """What was saved does not move with training."""
     model, optimizer = trained
     saved = optimizer.state_dict()["param_groups"][0]["task_reweighting"]
     before = copy.deepcopy(saved)
@@ -63,7 +62,7 @@ def test_a_state_dict_is_a_copy(trained):
 
 
 def test_resuming_is_exact_and_leaves_the_tensors_in_place(trained):
-    """Contract 17: through ``torch.load(weights_only=True)``, and addresses stay."""
+    """Through ``torch.load(weights_only=True)``, and addresses stay."""
     model, optimizer = trained
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
@@ -82,7 +81,7 @@ def test_a_checkpoint_declares_the_tasks(trained):
     model, optimizer = trained
     other = resumed(model)
     second = wrap(other, tasks=None)
-    second.load_state_dict(state_dict=copy.deepcopy(optimizer.state_dict()))  # contract 3: by keyword
+    second.load_state_dict(state_dict=copy.deepcopy(optimizer.state_dict()))  # by keyword, as in torch.distributed
     assert second.tasks == TASKS
     train(model, optimizer, [4])
     train(other, second, [4])
@@ -99,7 +98,6 @@ def test_a_checkpoint_from_before_the_first_step(model):
 
 
 def test_a_bare_inner_checkpoint_starts_the_task_state_afresh(trained):
-    """Contract 17."""
     _, optimizer = trained
     with pytest.warns(UserWarning, match="the checkpoint has no 'task_reweighting': the task state starts afresh"):
         optimizer.load_state_dict(optimizer.inner.state_dict())
@@ -138,7 +136,7 @@ def test_our_checkpoint_loads_into_the_bare_inner(trained):
     ],
 )
 def test_a_checkpoint_of_something_else_changes_nothing(trained, make, message):
-    """Contract 17: refused before the inner optimizer is touched."""
+    """Refused before the inner optimizer is touched."""
     model, optimizer = trained
     other = TaskReweightedOptimizer(*make(torch.optim.AdamW(resumed(model).parameters(), lr=0.5)))
     before = copy.deepcopy(other.state_dict())
@@ -214,7 +212,7 @@ def test_a_bare_checkpoint_loads_whole_where_warnings_are_errors(trained):
 
 
 def test_a_plain_step_leaves_the_task_state_alone(trained):
-    """Contract 15: ``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
+    """``step()`` and ``step(closure=None)``, which checkpointing calls to make the inner state."""
     model, optimizer = trained
     twin_model, twin = copy.deepcopy((model, optimizer))
     for parameter, other in zip(model.parameters(), twin_model.parameters(), strict=True):
@@ -235,7 +233,7 @@ def two_groups(model):
 
 
 def test_several_parameter_groups(model):
-    """Contract 16: in the first of them when saved, wherever it is when loaded, and in none of the live ones."""
+    """In the first of them when saved, wherever it is when loaded, and in none of the live ones."""
     optimizer = two_groups(model)
     train(model, optimizer, range(2))
     saved = copy.deepcopy(optimizer.state_dict())
@@ -305,7 +303,6 @@ def test_fixed_weights_resume():
     "options", [StateDictOptions(), StateDictOptions(full_state_dict=True, cpu_offload=True)], ids=repr
 )
 def test_through_the_distributed_state_dict(trained, options):
-    """Contract 16."""
     model, optimizer = trained
     other = resumed(model)
     second = wrap(other)
@@ -317,7 +314,6 @@ def test_through_the_distributed_state_dict(trained, options):
 
 
 def test_through_distributed_checkpoint_files(trained, tmp_path):
-    """Contract 16."""
     model, optimizer = trained
     dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
     other = resumed(model)
@@ -342,7 +338,7 @@ def test_undeclared_tasks_cannot_come_from_distributed_checkpoint_files(trained,
 
 
 def test_flattened_it_is_lost_with_a_warning_and_saved_by_itself(trained, tmp_path):
-    """Contract 16: the task state is a ``Stateful``."""
+    """The task state is a ``Stateful``."""
     model, optimizer = trained
     flatten = StateDictOptions(flatten_optimizer_state_dict=True)
     saved = {"optimizer": get_optimizer_state_dict(model, optimizer, options=flatten), "tasks": optimizer.task_state}

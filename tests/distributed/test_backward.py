@@ -1,4 +1,4 @@
-"""One backward pass whatever wraps the model, on two gloo processes: contract 19, and 18 for a sharded optimizer."""
+"""One backward pass whatever wraps the model, on two gloo processes."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def assert_like_one_process(parameters, case):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("how", OURS)
 def test_two_processes_train_like_one(outcomes, name, how):
-    """Contract 19: one backward pass through the trunk a batch, for which a checkpointed trunk is computed again."""
+    """One backward pass through the trunk a batch, for which a checkpointed trunk is computed again."""
     case = CASES[name]
     parameters, passes = zip(*of_both(outcomes, (name, how.__name__)), strict=True)
     batches = STEPS * case.batches
@@ -231,7 +231,7 @@ def test_two_processes_train_like_one(outcomes, name, how):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_backward_a_task_does_not(outcomes, name):
-    """Contract 19: what the library avoids fails, or goes through the trunk for every task."""
+    """What the library avoids fails, or goes through the trunk for every task."""
     case = CASES[name]
     for of_rank in outcomes:
         found = of_rank[name, by_a_backward_a_task.__name__]
@@ -245,7 +245,7 @@ def test_a_backward_a_task_does_not(outcomes, name):
 
 
 def test_a_sharded_optimizer(outcomes):
-    """Contract 18: ``consolidate_state_dict`` is the inner optimizer's, and the checkpoint resumes exactly."""
+    """``consolidate_state_dict`` is the inner optimizer's, and the checkpoint resumes exactly."""
     found = of_both(outcomes, "zero")
     assert_like_one_process([of_rank["straight"] for of_rank in found], CASES["default"])
     assert identical(found[0]["resumed"], found[0]["straight"])

@@ -1,4 +1,4 @@
-"""Distributed checkpoints of FSDP2 models on two gloo processes: contract 16."""
+"""Distributed checkpoints of FSDP2 models on two gloo processes."""
 
 from __future__ import annotations
 

@@ -41,5 +41,4 @@ def skip_one(rank, mesh, folder):
 
 
 def test_all_ranks_skip_what_one_of_them_spoils(tmp_path):
-    """Contract 22."""
     in_two_processes(skip_one, tmp_path)

@@ -28,7 +28,7 @@ def test_the_example(capsys):
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 def test_a_run_is_the_loop_by_hand(accumulation):
-    """Contract 29. Accelerate divides the last window of an epoch, though it is short, like the others."""
+    """Accelerate divides the last window of an epoch, though it is short, like the others."""
     run = example.build(7, epochs=2, accumulation=accumulation)
     recorded = by_hand.Recorded(run.network, run.optimizer)
     for _ in range(2):
@@ -45,7 +45,6 @@ def test_a_run_is_the_loop_by_hand(accumulation):
 
 
 def test_what_is_prepared_is_the_wrapper():
-    """Contract 1."""
     run = example.build(1, epochs=1, accumulation=1)
     assert isinstance(run.prepared, accelerate.optimizer.AcceleratedOptimizer)
     assert run.prepared.optimizer is run.optimizer
@@ -53,7 +52,6 @@ def test_what_is_prepared_is_the_wrapper():
 
 
 def test_the_learning_rate_can_be_set_on_what_was_prepared():
-    """Contract 2."""
     run = example.build(1, epochs=1, accumulation=1)
     run.prepared.param_groups[0]["lr"] = 0.0
     before = parameters_of(run.network)
@@ -63,7 +61,6 @@ def test_the_learning_rate_can_be_set_on_what_was_prepared():
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_save_state_resumes_exactly(tmp_path, accumulation):
-    """Contract 16."""
     run = example.build(4, epochs=2, accumulation=accumulation)
     recorded = by_hand.Recorded(run.network, run.optimizer)
     example.train(run)
@@ -81,7 +78,7 @@ def test_save_state_resumes_exactly(tmp_path, accumulation):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_under_a_gradient_scaler_the_update_is_the_same(fused):
-    """Contract 10. Accelerate steps through the scaler; an overflow skips the update but not the weighting."""
+    """Accelerate steps through the scaler; an overflow skips the update but not the weighting."""
     accelerate.Accelerator()
     results = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10)):

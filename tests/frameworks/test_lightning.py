@@ -68,7 +68,7 @@ def expected(accumulation=1, epochs=2):
 
 
 def test_the_example(capsys):
-    """Contract 30. Both kinds come to the same."""
+    """Both kinds come to the same."""
     example.main(batches=3, epochs=1)
     automatic, manual = capsys.readouterr().out.split("Manual, before")
     assert "weight" in manual
@@ -77,7 +77,7 @@ def test_the_example(capsys):
 
 @pytest.mark.parametrize("kind", [Automatic, Manual, example.Automatic, example.Manual])
 def test_a_fit_is_the_loop_by_hand(kind):
-    """Contract 30. The sanity check and the validation of each epoch leave the state of the weighting alone."""
+    """The sanity check and the validation of each epoch leave the state of the weighting alone."""
     _, module, result = fit(kind, max_epochs=2)
     assert identical(result, expected())
     if hasattr(module, "validated"):
@@ -87,14 +87,13 @@ def test_a_fit_is_the_loop_by_hand(kind):
 
 @pytest.mark.parametrize("accumulation", [2, 3])
 def test_accumulated_batches_are_the_loop_by_hand(accumulation):
-    """Contract 30. Lightning divides the last window of an epoch, though it is short, like the others."""
+    """Lightning divides the last window of an epoch, though it is short, like the others."""
     _, _, result = fit(Automatic, max_epochs=2, accumulate_grad_batches=accumulation)
     assert identical(result, expected(accumulation))
 
 
 @pytest.mark.parametrize("kind", [Automatic, Manual])
 def test_a_resumed_fit_is_the_whole_fit(tmp_path, kind):
-    """Contract 16."""
     checkpoint = tmp_path / "epoch.ckpt"
     trainer, _, whole = fit(kind, max_epochs=2, save=checkpoint)
     resumed_trainer, _, resumed = fit(kind, max_epochs=2, checkpoint=checkpoint)

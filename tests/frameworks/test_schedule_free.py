@@ -23,7 +23,6 @@ def test_the_example(capsys):
 
 
 def test_a_run_is_the_loop_by_hand():
-    """Contract 18."""
     network, optimizer = example.build()
     recorded = by_hand.Recorded(network, optimizer)
     example.train(network, optimizer, range(6))
@@ -39,7 +38,7 @@ def test_a_run_is_the_loop_by_hand():
 
 
 def test_train_and_eval_reach_the_inner():
-    """Contract 18. The network is at another point in each of them."""
+    """The network is at another point in each of them."""
     network, optimizer = example.build()
     example.train(network, optimizer, range(3))
     average = parameters_of(network)
@@ -53,7 +52,6 @@ def test_train_and_eval_reach_the_inner():
 
 
 def test_train_and_eval_reach_it_through_accelerate():
-    """Contract 18."""
     accelerate = pytest.importorskip("accelerate")
     _, optimizer = example.build()
     prepared = accelerate.Accelerator(cpu=True).prepare(optimizer)
@@ -63,14 +61,12 @@ def test_train_and_eval_reach_it_through_accelerate():
 
 
 def test_a_step_in_eval_mode_is_refused_by_the_inner():
-    """Contract 26."""
     network, optimizer = example.build()
     with pytest.raises(Exception, match="not in train mode"):
         optimizer.step(losses(network, batch(0)))
 
 
 def test_a_checkpoint_resumes_exactly():
-    """Contract 16."""
     network, optimizer = example.build()
     example.train(network, optimizer, range(3))
     checkpoint = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
@@ -85,7 +81,7 @@ def test_a_checkpoint_resumes_exactly():
 
 
 def test_a_closure_of_losses_serves_the_closure_variant():
-    """Contract 25. It needs no train and eval: the closure is evaluated where the gradient belongs."""
+    """It needs no train and eval: the closure is evaluated where the gradient belongs."""
     network, optimizer = example.build()
     example.train(network, optimizer, range(6))
 

@@ -69,7 +69,6 @@ def test_the_example(capsys):
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 def test_a_run_is_the_loop_by_hand(build, accumulation):
-    """Contract 31."""
     trainer, recorded = build(accumulation, **IN_ORDER)
     trainer.train()
     assert identical(recorded.result, expected(accumulation))
@@ -77,7 +76,7 @@ def test_a_run_is_the_loop_by_hand(build, accumulation):
 
 
 def test_a_scheduler_of_the_trainer_makes_the_schedule_by_hand(build):
-    """Contract 8. The Trainer builds it on its own wrapper of ours."""
+    """The Trainer builds it on its own wrapper of ours."""
     trainer, recorded = build(1, **IN_ORDER, lr_scheduler_type="linear", warmup_steps=2)
     trainer.lr_scheduler = None
     trainer.train()
@@ -86,7 +85,7 @@ def test_a_scheduler_of_the_trainer_makes_the_schedule_by_hand(build):
 
 @pytest.mark.parametrize("kind", [example.MultiTaskTrainer, WeighsEverywhere])
 def test_evaluation_leaves_the_state_of_the_weighting_alone(build, kind):
-    """Contract 31. In the run, before its first update and after each, and outside of it."""
+    """In the run, before its first update and after each, and outside of it."""
     trainer, recorded = build(2, kind, **IN_ORDER, eval_strategy="steps", eval_steps=1, eval_on_start=True)
     trainer.evaluate()
     trainer.train()
@@ -107,7 +106,7 @@ def test_the_loss_of_evaluation_is_the_sum_and_does_not_depend_on_the_weights(bu
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_checkpoint_resumes_exactly(build, tmp_path, accumulation):
-    """Contract 16. In the middle of an epoch, with batches in random order."""
+    """In the middle of an epoch, with batches in random order."""
     trainer, recorded = build(accumulation)
     trainer.train()
     whole = recorded.result
@@ -126,7 +125,7 @@ class LikeTheLibrary(Network):
 
 @pytest.mark.parametrize(("scaled", "divided"), [(False, True), (None, False)])
 def test_a_model_that_takes_any_keyword_needs_the_flag(build, monkeypatch, scaled, divided):
-    """Contract 31. The Trainer would take the loss for divided if the batch has labels."""
+    """The Trainer would take the loss for divided if the batch has labels."""
 
     class Flagged(example.MultiTaskTrainer):
         loss_is_scaled_for_ga = scaled

@@ -44,7 +44,7 @@ def adamw(model, **options):
 @pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("path", ["mapping", "vector"])
 def test_no_host_sync(model, name, path):
-    """Contract 27: fifty steps, some with an absent task."""
+    """Fifty steps, some with an absent task."""
     required = {"weights": (0.5, 1.0, 2.0)} if name == "fixed" else {}
     optimizer = TaskReweightedOptimizer(adamw(model), TASKS, create(name, **required))
     batches = inputs(52)
@@ -68,7 +68,6 @@ def test_no_host_sync(model, name, path):
 
 @pytest.mark.parametrize("weighting", EVERY, ids=repr)
 def test_weighing_itself_waits_for_nothing(weighting):
-    """Contract 27."""
     state = weighting.init(4, "cuda")
     losses, present = torch.rand(4, device="cuda"), torch.tensor([True, False, True, True], device="cuda")
     torch.cuda.synchronize()
@@ -92,7 +91,7 @@ INNERS = {
 @pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("weighting", [Art(), EqualWeighting()], ids=["art", "equal"])
 def test_a_captured_step_replays_as_the_eager_one(inner, weighting, compile):
-    """Contract 27: forward and ``step(losses)`` in one graph, a hundred replays, bit by bit."""
+    """Forward and ``step(losses)`` in one graph, a hundred replays, bit by bit."""
     warm_up, replays = 3, 100
     batches = inputs(warm_up + replays)
     model = MultiTask().cuda()
@@ -136,7 +135,6 @@ def test_a_captured_step_replays_as_the_eager_one(inner, weighting, compile):
     ids=repr,
 )
 def test_any_implementation_is_bit_identical(options):
-    """Contract 28."""
     model, plain = MultiTask().cuda(), MultiTask().cuda()
     optimizer = TaskReweightedOptimizer(adamw(model, **options), TASKS, EqualWeighting())
     reference = adamw(plain, **options)
@@ -151,7 +149,6 @@ def test_any_implementation_is_bit_identical(options):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_are_float32_under_autocast(dtype):
-    """Contract 21."""
 
     def weights(enabled):
         optimizer = TaskReweightedOptimizer(adamw(MultiTask().cuda()), TASKS)
@@ -168,7 +165,7 @@ def test_weights_are_float32_under_autocast(dtype):
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("phases", [1, 2])
 def test_a_scaled_run_is_the_unwrapped_one_through_an_overflow(fused, phases):
-    """Contract 10 and 11: in float16, with the losses out of an autocast region."""
+    """In float16, with the losses out of an autocast region."""
 
     def run(wrapped):
         model = MultiTask().cuda()

@@ -39,7 +39,7 @@ def test_no_optimizer_is_forgotten(exported):
 
 @pytest.mark.parametrize("case", TORCH + OTHERS, ids=lambda case: f"{case.package}.{case}")
 def test_wrapped_trains_and_fails_like_unwrapped(case):
-    """Contract 28, the zoo; and 26: ``step(losses)`` says what to do where a closure or create_graph is missing."""
+    """``step(losses)`` says what to do where a closure or create_graph is missing."""
     done = zoo.pairs(case)
     assert differing(done) == []
     assert any(pair.trained for pair in done)
@@ -51,7 +51,7 @@ def test_wrapped_trains_and_fails_like_unwrapped(case):
 
 @pytest.mark.parametrize("case", TORCH, ids=str)
 def test_every_set_of_options(case):
-    """Contract 28: those that do not go together fail alike, in the constructor or in the step."""
+    """Those that do not go together fail alike, in the constructor or in the step."""
     _, how = zoo.verdict(zoo.pairs(case))
     tried = {variant.options: zoo.pair(variant, how.model, how.way, how.steps) for variant in case.variants}
     assert differing(tried.values()) == []
@@ -85,7 +85,7 @@ class BackwardByTask(TaskReweightedOptimizer):
 
 @pytest.mark.parametrize("naive", [SameStepOtherViews, BackwardByTask])
 def test_a_naive_wrapper_is_seen(monkeypatch, naive):
-    """Contract 2 and 19: the state that a plain subclass shows is its own; a backward pass a task rounds otherwise."""
+    """The state that a plain subclass shows is its own; a backward pass a task rounds otherwise."""
     monkeypatch.setattr(zoo, "TaskReweightedOptimizer", naive)
     verdict, pair = zoo.verdict(zoo.pairs(zoo.Case("torch.optim", "AdamW")))
     assert verdict == "DIFFERS"

@@ -508,6 +508,8 @@ class TaskReweightedOptimizer(Optimizer):
         except Skip:
             self.task_state.skipped += 1
             return None
+        finally:
+            self.task_state.replay = None
         if not self.task_state.unstepped:
             self._warn_of_unweighted_gradients()
         self.task_state.unstepped = False

@@ -70,7 +70,7 @@ class TaskState:
         self.weights: Tensor | None = None
         self.skipped = 0
         self.unstepped = self.warned = False
-        self.replay = Replay()
+        self.replay: Replay | None = None
         if tasks is not None:
             self._declare(tasks)
 
@@ -106,64 +106,72 @@ class TaskState:
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
         device = losses.values.device
-        if _autocasts(device):
+        if torch._C._is_any_autocast_enabled() and _autocasts(device):
             with torch.autocast(device.type, enabled=False):  # a formula is in float32
                 return self.weigh(losses)
         average = None
         if self.processes.several and torch.is_grad_enabled():
             losses, average = self._shared(losses), self.processes.average
-        values, present, trainable = losses.values, losses.present, losses.trainable
-        earlier = self.replay.next() if trainable else None
+        values, present = losses.values, losses.present
+        trainable = values.requires_grad and torch.is_grad_enabled()
+        replay = self.replay if trainable else None
+        earlier = None if replay is None else replay.next()
         if earlier is not None:
             if self._gradients is not None:
                 values = self._gradients.repeat(values, present, self.tensors)
             return values, earlier
-        tensors, interval = self._state(len(values), device, trainable)
+        if trainable and self.tasks and device == self.device:
+            tensors, interval = self.tensors, self.interval
+        else:
+            tensors, interval = self._elsewhere(len(values), device, trainable)
         if interval is not None:
-            weights = self._at_interval(losses, tensors, interval, average)
+            if trainable:
+                self._count(losses, tensors, interval, average)
+            weights = interval.weights(present)
         elif self._gradients is not None:
             values, weights = self._gradients.objective(values, present, tensors, average)
         else:
             weights = self._rule(values.float(), present, tensors)
         if trainable:
             weights = weights if self.accumulation_steps == 1 else weights / self.accumulation_steps
-            self.replay.record(weights)
+            if replay is not None:
+                replay.record(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.interval, self.device = tensors, interval, device
             self.losses, self.weights, self.unstepped = (losses.values.detach(), present), weights, True
         return values, weights
 
-    def _state(
+    def _elsewhere(
         self, num_tasks: int, device: torch.device, trainable: bool
     ) -> tuple[dict[str, Tensor], Interval | None]:
         """Return the state on a device: a fresh one while the tasks are not known, copies where it must not move."""
         if not self.tasks:
             return self._fresh(num_tasks, device)
-        if trainable and device == self.device:
-            return self.tensors, self.interval
         tensors = {name: tensor.to(device, copy=not trainable) for name, tensor in self.tensors.items()}
         return tensors, None if self.interval is None else self.interval.to(device)
 
-    def _at_interval(
+    def _count(
         self, losses: TaskLosses, tensors: dict[str, Tensor], interval: Interval, average: Average | None
-    ) -> Tensor:
-        """Return the weights that are held, after a weighing where one is due."""
-        if not losses.trainable:
-            return interval.weights(losses.present)
-        _require_eager(losses.values.device)
+    ) -> None:
+        """Add a call to the interval, after the weighing if one is due."""
+        values, present = losses.values, losses.present
+        if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+            raise RuntimeError(
+                f"a step with interval={interval.size} is being compiled or captured in a CUDA graph, where the host "
+                "cannot count calls; leave the step out of it, or choose interval=1"
+            )
         measured: list[int] = []
         if self._gradients is not None:
             measured = interval.unmeasured(losses, shared=average is not None)
             if measured:
-                self._gradients.measure(losses.values, losses.present, tensors, average, measured)
+                self._gradients.measure(values, present, tensors, average, measured)
         if interval.due:
-            mean, present = interval.mean()
-            interval.begin(self._rule(mean, present, tensors), present)
+            mean, known = interval.mean()
+            interval.begin(self._rule(mean, known, tensors), known)
         elif len(measured) > 1 and interval.position == 0:  # with gradients at hand, the first call has its own weights
-            interval.begin(self.weighting(losses.values.float(), losses.present, tensors), losses.present)
+            interval.begin(self.weighting(values.float(), present, tensors), present)
         interval.measured.update(measured)
         interval.add(losses)
-        return interval.weights(losses.present)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""
@@ -222,16 +230,5 @@ class TaskState:
         return self.weighting.init(num_tasks, device), interval
 
 
-def _require_eager(device: torch.device) -> None:
-    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if captured or torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"a step with interval > 1 is being {'captured in a CUDA graph' if captured else 'compiled'}, where the "
-            "host cannot count calls; leave the step out of it, or choose interval=1"
-        )
-
-
 def _autocasts(device: torch.device) -> bool:
-    if not torch._C._is_any_autocast_enabled():  # which is cheaper than to ask for a device
-        return False
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -193,5 +193,5 @@ def test_fabric_is_the_loop_by_hand(step):
 def test_fabric_with_mixed_precision_wants_to_call_backward_itself():
     assert len(fit_with_fabric(FABRIC["combine"], "bf16-mixed").learning_rates) == BATCHES
     for way in ("losses", "a closure"):
-        with pytest.raises(RuntimeError, match="requires you to call .fabric"):
+        with pytest.raises(RuntimeError, match=r"requires you to call .fabric"):
             fit_with_fabric(FABRIC[way], "bf16-mixed")

@@ -37,9 +37,7 @@ _HOOKS = (
     "_optimizer_load_state_dict_pre_hooks",
     "_optimizer_load_state_dict_post_hooks",
 )
-
-
-# What is fixed when the optimizer is made, or computed, and what to do instead of setting it.
+# Attributes that cannot be set, and what to do instead.
 _READ_ONLY = {
     "inner": "wrap the other optimizer in a TaskReweightedOptimizer of its own",
     "task_state": "load into it, with task_state.load_state_dict(...)",
@@ -75,22 +73,22 @@ class TaskReweightedOptimizer(Optimizer):
 
     Args:
         inner: The optimizer, already constructed.
-        tasks: The names of the tasks, in the order that a :class:`TaskLosses` has. If None, the first mapping of losses
-            or the first checkpoint fixes them. To load through ``torch.distributed.checkpoint``, which only fills in
-            tensors that are there already, they must be given.
+        tasks: The names of the tasks, in the order of the values of a :class:`TaskLosses`. If None, the first mapping
+            of losses or the first checkpoint determines them. Loading through ``torch.distributed.checkpoint``, which
+            only fills in existing tensors, requires them.
         weighting: The method, or its registered name (see :func:`art_optim.weighting.available`).
-        accumulation_steps: N, where the gradients of N batches are accumulated for one step. It divides the weights,
-            and so the gradients and the totals, which then add up to the mean over the N batches; it never divides the
-            losses. Leave it at 1 where a framework divides by N itself.
-        nonfinite: What happens where the norm of the gradients is NaN or infinite. ``"propagate"``: what the inner
-            optimizer makes of them. ``"skip"``: the inner optimizer does not step, and ``skipped`` counts it; to know,
-            the host waits for the device once a step. It looks at the gradients of this optimizer alone, and refuses
-            methods of the inner one that step in parts, such as ``first_step`` of SAM.
-        process_group: The processes whose gradients are averaged, by ``DistributedDataParallel`` or ``fully_shard``: a
+        accumulation_steps: The number N of batches whose gradients are accumulated for one step. It divides the
+            weights, hence the gradients and the totals, which then add up to the mean over the N batches; it never
+            divides the losses. Leave it at 1 where a framework divides by N itself.
+        nonfinite: What to do where the norm of the gradients is NaN or infinite. ``"propagate"`` steps all the same.
+            ``"skip"`` leaves the step out and counts it in ``skipped``; the host waits for the device once a step.
+            It looks at the gradients of this optimizer alone, and refuses methods of the inner one that step in parts,
+            such as ``first_step`` of SAM.
+        process_group: The processes over which ``DistributedDataParallel`` or ``fully_shard`` averages gradients: a
             group, or a ``DeviceMesh`` of one dimension. Their losses are averaged as well, by one all-reduce of 2K
-            numbers a step, so that they weigh alike, and the samples of a task count alike wherever they are: see
-            :class:`~art_optim.distributed.Processes`. None is the default group if there is one of several processes
-            in the step; the tasks must be declared then. False turns it off.
+            numbers a step, so that all processes compute the same weights, and every sample of a task counts the same:
+            see :class:`~art_optim.distributed.Processes`. None uses the default group, if it has several processes in
+            the step; the tasks must be declared then. False turns the averaging off.
         compile: Whether the weighing runs as one compiled kernel, which takes a C++ compiler (and Triton on a GPU) and
             some seconds before the first step, and again before the first with a mapping that lacks a task. The weights
             may differ in their last bits from those without. Under ``torch.compile`` it has no effect.
@@ -105,25 +103,26 @@ class TaskReweightedOptimizer(Optimizer):
             measures each task in its first call of an interval. Not within a CUDA graph or ``torch.compile``.
 
     Raises:
-        TypeError: ``inner`` is no optimizer, ``tasks`` no sequence of names, ``weighting`` neither method nor name,
-            ``accumulation_steps`` or ``interval`` no integer, ``process_group`` no group, ``compile`` no bool.
+        TypeError: ``inner`` is not an optimizer, ``tasks`` not a sequence of names, ``weighting`` neither a method nor
+            a name, ``accumulation_steps`` or ``interval`` not an integer, ``process_group`` not a group, ``compile``
+            not a bool.
         ValueError: A task is named twice, the weighting does not fit the tasks or the parameters,
             ``accumulation_steps`` or ``interval`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has
-            several dimensions or not this process, ``compile`` is True for a method that looks at gradients,
-            ``interval`` is not 1 for a method without weights.
+            several dimensions or does not contain this process, ``compile`` is True for a method that looks at
+            gradients, ``interval`` is not 1 for a method without weights.
 
     Attributes:
         inner: The wrapped optimizer.
         task_state: Task names, weighting and its state: a :class:`~art_optim.task_state.TaskState`.
 
     Note:
-        Further attributes and methods of the inner optimizer, such as ``train`` of a schedule-free one, are reached as
-        well. A type checker does not know of them: there, call them on the inner optimizer itself.
+        Other attributes of the inner optimizer, such as ``train`` of a schedule-free one, are forwarded. Type checkers
+        do not see them: in checked code, use them on the inner optimizer.
 
     Note:
-        The weights are not differentiated through. A weight of 0 does not protect from a loss that is NaN, for
-        0 * NaN is NaN: the gradients show it as they would without a weighting, but the state of the weighting does not
-        take it in. Where it can happen, use ``nonfinite="skip"``.
+        The weights are constants in the backward pass. A weight of 0 does not mask a loss that is NaN, since 0 * NaN is
+        NaN: the gradients are NaN as without a weighting, while the state of the weighting stays finite. Use
+        ``nonfinite="skip"`` where this can happen.
 
     Example:
         >>> import torch
@@ -221,7 +220,7 @@ class TaskReweightedOptimizer(Optimizer):
 
     @property
     def nonfinite(self) -> NonFinite:
-        """What happens where the norm of the gradients is NaN or infinite; it can be set at any time."""
+        """What to do where the norm of the gradients is NaN or infinite; it can be set at any time."""
         return self.task_state.nonfinite
 
     @nonfinite.setter
@@ -246,7 +245,7 @@ class TaskReweightedOptimizer(Optimizer):
         """The weights of the last training step by task: 0-dim float32 on the device; 0 for an absent task.
 
         NaN for all before the first step and after loading; empty while the tasks are not known. They are the
-        derivatives of the total by the losses, so ``accumulation_steps`` divides them.
+        derivatives of the total with respect to the losses, hence divided by ``accumulation_steps``.
         """
         return self._by_task(self.task_state.weights)
 
@@ -257,15 +256,15 @@ class TaskReweightedOptimizer(Optimizer):
 
     @property
     def skipped(self) -> int:
-        """How many steps ``nonfinite="skip"`` has skipped."""
+        """The number of steps that ``nonfinite="skip"`` has skipped."""
         return self.task_state.skipped
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        # GradScaler.step reads this before it changes anything: the place to refuse losses that it would pass on to
-        # `step`. Only the stack shows them: what `scaler.step(optimizer, losses)` asks of the optimizer is the same as
-        # what `scaler.step(optimizer)`, where it skips the step, and a later `optimizer.step(losses)` ask. (Always
-        # answering True, `grad_scale` would show it, but frameworks then refuse to clip and miss skipped steps.)
+        # GradScaler.step reads this before it changes anything, and would then pass losses on to `step`, unscaled. They
+        # are looked for on the stack, since it asks the same of the optimizer with and without them (see the tests).
+        # Where this is True, it sets `grad_scale`, which would show; but frameworks take True for an optimizer whose
+        # gradients cannot be clipped and whose `step` is called even where the scaler skips the step.
         caller: FrameType | None = sys._getframe(1)
         while caller is not None and caller.f_code is not torch.amp.GradScaler.step.__code__:
             caller = caller.f_back
@@ -281,7 +280,7 @@ class TaskReweightedOptimizer(Optimizer):
     def combine(self, losses: Losses) -> Tensor:
         """Weigh the losses and return their weighted sum with its graph, for code that calls ``backward`` itself.
 
-        The state of the weighting moves once a call if the losses carry a graph, and not at all under
+        The state of the weighting advances once a call if the losses carry a graph, and not under
         ``torch.no_grad()``.
 
         Args:
@@ -289,7 +288,7 @@ class TaskReweightedOptimizer(Optimizer):
                 :class:`TaskLosses`.
 
         Returns:
-            The weighted sum, 0-dim. On several processes it is that of all, with the graph of this one.
+            The weighted sum, 0-dim. On several processes its value is the same on all, its graph that of this process.
 
         Raises:
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or the method does not fit several processes.
@@ -309,12 +308,12 @@ class TaskReweightedOptimizer(Optimizer):
     ) -> Tensor:
         """Weigh the losses and run one backward pass, leaving the step to ``step()``: to clip, or to accumulate.
 
-        An error of the backward pass itself, such as of a graph that has been freed, comes after the weighting's state
-        has moved.
+        The state of the weighting has advanced when the backward pass itself raises, e.g. for a graph that was freed.
 
         Args:
             losses: As for :meth:`combine`; at least one must carry a graph.
-            scaler: Scales the gradients, by way of the weights: pre-scaled losses would change the weights.
+            scaler: Scales the weights, and thereby the gradients. Losses that are scaled beforehand would be weighed as
+                scaled.
             retain_graph: As for ``Tensor.backward``.
             create_graph: As for ``Tensor.backward``; for optimizers that take second derivatives.
 
@@ -322,8 +321,8 @@ class TaskReweightedOptimizer(Optimizer):
             The weighted sum, 0-dim, detached, on the device, not scaled.
 
         Raises:
-            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or no loss carries a graph, or ``scaler`` is no
-                scaler. Nothing has changed then.
+            TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or no loss carries a graph, or ``scaler`` is not
+                a scaler. Nothing has changed then.
         """
         if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
             raise TypeError(f"scaler is a {type(scaler).__name__}; give a torch.amp.GradScaler")
@@ -365,20 +364,21 @@ class TaskReweightedOptimizer(Optimizer):
     ) -> Any:
         """Weigh the losses, run one backward pass, and let the inner optimizer step.
 
-        Without losses it is the inner optimizer's own step, and the state of the weighting does not move: call it after
-        :meth:`backward`.
+        Without losses, performs the inner optimizer's own step and leaves the state of the weighting as it is: call it
+        after :meth:`backward`.
 
         Args:
-            losses: As for :meth:`backward`. A callable here is taken for the closure, and losses in the place of the
-                closure for losses, as some frameworks pass them.
-            closure: Handed to the inner optimizer. It may return losses by task instead of one loss, without calling
-                backward. Its losses are weighed at its first evaluation, and later evaluations within the step repeat
-                the weights; if ``losses`` are given as well, so does the first.
+            losses: As for :meth:`backward`. The first argument may also be the closure, as in ``torch.optim``, and
+                ``closure`` may be losses, as some frameworks pass them.
+            closure: Passed to the inner optimizer. It may return losses by task instead of one loss, without calling
+                backward. They are weighed at its first evaluation, and later evaluations within the step repeat the
+                weights. If ``losses`` are given as well, every evaluation repeats their weights.
             scaler: Scales the gradients and skips the step where one overflowed; call its ``update`` as usual.
 
         Returns:
-            With losses the weighted sum, 0-dim, detached, on the device; else what the inner optimizer returns, or None
-            if ``nonfinite="skip"`` skips the step.
+            With losses, their weighted sum, 0-dim, detached, on the device. With a closure, what the inner optimizer
+            returns, usually the value of its first evaluation: the weighted sum where it returns losses. None without
+            either, or where ``nonfinite="skip"`` skips the step of a closure.
 
         Raises:
             TypeError, ValueError: See :meth:`backward`; or there are two closures, or losses twice, or a scaler without

@@ -44,11 +44,6 @@ class Interval:
         self._pending: list[tuple[Tensor, Tensor | None]] = []
         self.tensors = {"total": equal.new_zeros(2, num_tasks), "held": torch.full_like(equal, math.nan)}
 
-    @property
-    def due(self) -> bool:
-        """Whether the interval has come to its end, so that the next call begins with a weighing."""
-        return self.position == self.size
-
     def unmeasured(self, losses: TaskLosses, shared: bool) -> list[int]:
         """Return the tasks whose first loss of an interval is in the next call, this one's.
 
@@ -81,9 +76,9 @@ class Interval:
         self.measured.clear()
         self._hold()
 
-    def add(self, losses: TaskLosses) -> None:
-        """Count a call with these losses."""
-        self._pending.append((losses.values.detach(), losses.counts))
+    def add(self, losses: Tensor, counts: Tensor | None) -> None:
+        """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all."""
+        self._pending.append((losses, counts))
         self.position += 1
         if len(self._pending) == _MOST_PENDING:
             self._add_up()
@@ -130,9 +125,14 @@ class Interval:
             return
         total = self.tensors["total"]
         losses = torch.stack([values.to(total) for values, _ in self._pending])
-        counts = torch.stack([torch.ones_like(total[0]) if n is None else n.to(total) for _, n in self._pending])
-        counts = torch.where(finite(losses), counts, 0.0)
-        sums = torch.where(counts > 0, losses * counts, 0.0)
+        usable = finite(losses)
+        if any(counts is not None for _, counts in self._pending):
+            ones = torch.ones_like(total[0])
+            counts = torch.stack([ones if n is None else n.to(total) for _, n in self._pending])
+            sums = torch.where(usable & (counts > 0), losses * counts, 0.0)
+            counts = torch.where(usable, counts, 0.0)
+        else:
+            sums, counts = torch.where(usable, losses, 0.0), usable.to(total)
         for call in torch.stack([sums, counts], 1):  # one by one: a checkpoint in between must not change the rounding
             total.add_(call)
         self._pending.clear()

@@ -296,7 +296,8 @@ class TaskReweightedOptimizer(Optimizer):
             RuntimeError: ``compile`` is True, but the weighing does not compile here; nothing has changed then.
         """
         losses = self.task_state.gather(losses)
-        return _total(*self.task_state.weigh(losses))
+        values, weights, _ = self.task_state.weigh(losses)
+        return _total(values, weights)
 
     def backward(
         self,
@@ -329,8 +330,8 @@ class TaskReweightedOptimizer(Optimizer):
         losses = self.task_state.gather(losses)
         if not losses.trainable:
             raise ValueError("losses carry no graph; compute them with gradients enabled, and do not detach them")
-        values, weights = self.task_state.weigh(losses)
-        total = _total(values.detach(), weights)
+        values, weights, detached = self.task_state.weigh(losses)
+        total = _total(detached, weights)
         gradient = weights if scaler is None else scaler.scale(weights)
         if gradient.dtype != values.dtype:
             gradient = gradient.to(values.dtype)

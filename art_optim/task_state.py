@@ -100,9 +100,10 @@ class TaskState:
             )
         return losses
 
-    def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor]:
-        """Return what to differentiate [K], and the weights [K] float32 divided by ``accumulation_steps``.
+    def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what to differentiate [K], its weights [K] float32, and the losses [K] without a graph.
 
+        ``accumulation_steps`` divides the weights.
         The state moves only if the losses are trainable: validation leaves it, and has no steps to divide by.
         """
         device = losses.values.device
@@ -113,33 +114,37 @@ class TaskState:
         if self.processes.several and torch.is_grad_enabled():
             losses, average = self._shared(losses), self.processes.average
         values, present = losses.values, losses.present
+        detached = values.detach()
         trainable = values.requires_grad and torch.is_grad_enabled()
         replay = self.replay if trainable else None
         earlier = None if replay is None else replay.next()
         if earlier is not None:
             if self._gradients is not None:
                 values = self._gradients.repeat(values, present, self.tensors)
-            return values, earlier
+            return values, earlier, detached
         if trainable and self.tasks and device == self.device:
             tensors, interval = self.tensors, self.interval
         else:
             tensors, interval = self._elsewhere(len(values), device, trainable)
         if interval is not None:
             if trainable:
-                self._count(losses, tensors, interval, average)
+                captured = values.is_cuda and torch.cuda.is_current_stream_capturing()
+                if captured or self._gradients is not None or interval.position in (0, interval.size):
+                    self._open(losses, tensors, interval, average)
+                interval.add(detached, losses.counts)
             weights = interval.weights(present)
         elif self._gradients is not None:
             values, weights = self._gradients.objective(values, present, tensors, average)
         else:
-            weights = self._rule(values.float(), present, tensors)
+            weights = self._rule(detached.float(), present, tensors)
         if trainable:
             weights = weights if self.accumulation_steps == 1 else weights / self.accumulation_steps
             if replay is not None:
                 replay.record(weights)
             self.tasks = self.tasks or losses.tasks or ()
             self.tensors, self.interval, self.device = tensors, interval, device
-            self.losses, self.weights, self.unstepped = (losses.values.detach(), present), weights, True
-        return values, weights
+            self.losses, self.weights, self.unstepped = (detached, present), weights, True
+        return values, weights, detached
 
     def _elsewhere(
         self, num_tasks: int, device: torch.device, trainable: bool
@@ -150,10 +155,10 @@ class TaskState:
         tensors = {name: tensor.to(device, copy=not trainable) for name, tensor in self.tensors.items()}
         return tensors, None if self.interval is None else self.interval.to(device)
 
-    def _count(
+    def _open(
         self, losses: TaskLosses, tensors: dict[str, Tensor], interval: Interval, average: Average | None
     ) -> None:
-        """Add a call to the interval, after the weighing if one is due."""
+        """Weigh if an interval is over; measure the gradients of tasks that have their first loss of an interval."""
         values, present = losses.values, losses.present
         if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
             raise RuntimeError(
@@ -165,13 +170,12 @@ class TaskState:
             measured = interval.unmeasured(losses, shared=average is not None)
             if measured:
                 self._gradients.measure(values, present, tensors, average, measured)
-        if interval.due:
+        if interval.position == interval.size:
             mean, known = interval.mean()
             interval.begin(self._rule(mean, known, tensors), known)
         elif len(measured) > 1 and interval.position == 0:  # with gradients at hand, the first call has its own weights
             interval.begin(self.weighting(values.float(), present, tensors), present)
         interval.measured.update(measured)
-        interval.add(losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""

@@ -101,7 +101,7 @@ def test_losses_and_a_closure_together_are_weighed_once(model):
         optimizer = wrap(model)
         train(model, optimizer, [0])
         expected = copy.deepcopy(optimizer.task_state)
-        _, weights = expected.weigh(expected.gather(model.losses(0)))
+        _, weights, _ = expected.weigh(expected.gather(model.losses(0)))
         total = optimizer.step(closure, closure=model.losses(0))
         assert torch.equal(torch.stack([*optimizer.weights.values()]), weights)
         assert identical(optimizer.task_state.tensors, expected.tensors)

@@ -48,7 +48,7 @@ def check(state_dict: Mapping[str, Any], task_state: TaskState) -> None:
     if task_state.tasks and tasks != task_state.tasks:
         raise ValueError(f"the checkpoint has tasks {list(tasks)}, not {list(task_state.tasks)}; {advice}")
     saved = _layout(state_dict.get("state", {}))
-    wanted = _layout(task_state.weighting.init(len(tasks), "meta"))
+    wanted = _layout(task_state.weighting.for_tasks(tasks).init(len(tasks), "meta"))
     if wanted and not saved and not task_state.tasks:
         raise ValueError(
             f"the checkpoint came without the state of its tasks {list(tasks)}, as torch.distributed.checkpoint "

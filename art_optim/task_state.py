@@ -125,7 +125,7 @@ class TaskState:
         if trainable and self.tasks and device == self.device:
             tensors, interval = self.tensors, self.interval
         else:
-            tensors, interval = self._elsewhere(len(values), device, trainable)
+            tensors, interval = self._elsewhere(losses.tasks or (), device, trainable)
         if interval is not None:
             if trainable:
                 captured = values.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -147,11 +147,11 @@ class TaskState:
         return values, weights, detached
 
     def _elsewhere(
-        self, num_tasks: int, device: torch.device, trainable: bool
+        self, tasks: tuple[str, ...], device: torch.device, trainable: bool
     ) -> tuple[dict[str, Tensor], Interval | None]:
         """Return the state on a device: a fresh one while the tasks are not known, copies where it must not move."""
         if not self.tasks:
-            return self._fresh(num_tasks, device)
+            return self._fresh(tasks, device)
         tensors = {name: tensor.to(device, copy=not trainable) for name, tensor in self.tensors.items()}
         return tensors, None if self.interval is None else self.interval.to(device)
 
@@ -205,7 +205,7 @@ class TaskState:
 
     def reset(self) -> None:
         """Start the state afresh, in place; the tasks stay."""
-        fresh = self.weighting.init(len(self.tasks), self.device) if self.tasks else {}
+        fresh = self.weighting.for_tasks(self.tasks).init(len(self.tasks), self.device) if self.tasks else {}
         for name, tensor in fresh.items():
             self.tensors[name].copy_(tensor)
         if self.interval is not None:
@@ -226,12 +226,13 @@ class TaskState:
     def _declare(self, tasks: Iterable[str]) -> None:
         names = task_names(tasks)
         with torch.inference_mode(False):  # a tensor that is made in it can never be trained with
-            self.tensors, self.interval = self._fresh(len(names), self.device)
+            self.tensors, self.interval = self._fresh(names, self.device)
         self.tasks = names
 
-    def _fresh(self, num_tasks: int, device: torch.device) -> tuple[dict[str, Tensor], Interval | None]:
-        interval = None if self.interval_size == 1 else Interval(self.interval_size, self.weighting, num_tasks, device)
-        return self.weighting.init(num_tasks, device), interval
+    def _fresh(self, tasks: tuple[str, ...], device: torch.device) -> tuple[dict[str, Tensor], Interval | None]:
+        weighting, number = self.weighting.for_tasks(tasks), len(tasks)
+        interval = None if self.interval_size == 1 else Interval(self.interval_size, weighting, number, device)
+        return weighting.init(number, device), interval
 
 
 def _autocasts(device: torch.device) -> bool:

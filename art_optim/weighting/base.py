@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -54,6 +55,16 @@ class Weighting(ABC):
 
     def __post_init__(self) -> None:
         check_choice(self, "normalize", Normalization)
+
+    def for_tasks(self, tasks: Sequence[str]) -> Weighting:
+        """Return the weighting with hyperparameters that are given by task name in the order of the tasks.
+
+        It is called before :meth:`init`, once the names are known; the rest of a weighting never learns them.
+
+        Raises:
+            ValueError: A hyperparameter lacks a task, or names one that is unknown.
+        """
+        return self
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """Return the state before the first step: tensors of fixed shapes on ``device``, no Python numbers."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from .base import Weighting
 from .functional import Present, masked_softmax, number_of, positive, relative_weights
 from .learning import adam_step, init_learned
 from .registry import register
-from .validation import check_real
+from .validation import check_per_task, check_real, in_order, one_a_task
 
 
 @register("famo")
@@ -51,7 +50,8 @@ class FAMO(Weighting):
         lr: The learning rate of Adam for :math:`\xi`, not negative. 0.025 is the authors'.
         weight_decay: The coupled weight decay of Adam for :math:`\xi`, :math:`\gamma` of the paper, not negative. 0.001
             for NYUv2, QM9 and CelebA, 0.01 for Cityscapes.
-        min_losses: :math:`b_t`, one number for all tasks, or one a task in the order of the tasks.
+        min_losses: :math:`b_t`: one number for all tasks, a mapping from task name to number, or a sequence in the
+            order of the tasks.
         normalize: See :class:`Weighting`.
 
     State:
@@ -59,6 +59,7 @@ class FAMO(Weighting):
         last loss, 0 before its first; ``min_losses``. All [K] float32.
 
     Raises:
+        TypeError: ``min_losses`` is neither a number, nor a mapping, nor a sequence.
         ValueError: A hyperparameter is outside its range, or ``min_losses`` are not one a task.
 
     Note:
@@ -84,24 +85,27 @@ class FAMO(Weighting):
 
     lr: float = 0.025
     weight_decay: float = 1e-3
-    min_losses: float | Sequence[float] = 0.0
+    min_losses: float | Sequence[float] | Mapping[str, float] = field(default=0.0, hash=False)  # a mapping has no hash
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_real(self, "lr", 0)
         check_real(self, "weight_decay", 0)
-        if not isinstance(self.min_losses, Sequence):
+        if isinstance(self.min_losses, (int, float)):
             check_real(self, "min_losses")
-            return
-        object.__setattr__(self, "min_losses", tuple(float(bound) for bound in self.min_losses))
-        for bound in self.min_losses:
-            if not math.isfinite(bound):
-                raise ValueError(f"min_losses has {bound}; a lower bound must be finite")
+        else:
+            check_per_task(self, "min_losses")
+
+    def for_tasks(self, tasks: Sequence[str]) -> FAMO:
+        if isinstance(self.min_losses, (int, float)):
+            return self
+        return replace(self, min_losses=in_order("min_losses", self.min_losses, tasks))
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        bounds = self.min_losses if isinstance(self.min_losses, Sequence) else [self.min_losses] * num_tasks
-        if len(bounds) != num_tasks:
-            raise ValueError(f"min_losses has {len(bounds)} numbers for {num_tasks} tasks; give one a task")
+        if isinstance(self.min_losses, (int, float)):
+            bounds: Sequence[float] = [self.min_losses] * num_tasks
+        else:
+            bounds = one_a_task("min_losses", self.min_losses, num_tasks)
         return {
             **init_learned("logits", 0.0, num_tasks, device),
             "gap": torch.zeros(num_tasks, dtype=torch.float32, device=device),

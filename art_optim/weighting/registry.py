@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
 from .base import Weighting
@@ -33,7 +34,7 @@ def create(name: str, **hyperparameters: Any) -> Weighting:
     """Make a registered weighting by name.
 
     Raises:
-        ValueError: No weighting has the name.
+        ValueError: No weighting has the name, or one that has it needs hyperparameters that are not given.
 
     Example:
         >>> from art_optim import weighting
@@ -42,7 +43,12 @@ def create(name: str, **hyperparameters: Any) -> Weighting:
     """
     if name not in _REGISTRY:
         raise ValueError(f"weighting {name!r} is not known; choose one of {', '.join(available())}")
-    return _REGISTRY[name](**hyperparameters)
+    made = _REGISTRY[name]
+    missing = [field.name for field in fields(made) if _required(field) and field.name not in hyperparameters]
+    if missing:
+        arguments = ", ".join(f"{argument}=..." for argument in missing)
+        raise ValueError(f"weighting {name!r} needs {', '.join(missing)}; give {made.__name__}({arguments}) instead")
+    return made(**hyperparameters)
 
 
 def available() -> tuple[str, ...]:
@@ -54,3 +60,7 @@ def available() -> tuple[str, ...]:
         True
     """
     return tuple(sorted(_REGISTRY))
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.init and field.default is MISSING and field.default_factory is MISSING

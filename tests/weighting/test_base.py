@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from art_optim import Art, EqualWeighting, FixedWeighting, Weighting
 from art_optim.weighting import available, create, register, registry
@@ -52,20 +51,3 @@ def test_a_method_without_weigh_cannot_be_made():
 
     with pytest.raises(TypeError, match="weigh"):
         Empty()
-
-
-@pytest.mark.parametrize("weights", [[1.0, -0.5], [float("nan")], [float("inf")], [1e39]])
-def test_fixed_weights_are_finite_and_not_negative(weights):
-    with pytest.raises(ValueError, match="must be finite in float32 and not negative"):
-        FixedWeighting(weights)
-
-
-def test_fixed_weights_are_one_a_task():
-    with pytest.raises(ValueError, match="weights has 2 numbers for 3 tasks; give one a task"):
-        FixedWeighting((1.0, 2.0)).init(3)
-
-
-def test_fixed_weights_are_what_was_given():
-    weighting, present = FixedWeighting([0.25, 3]), torch.tensor([True, True])
-    weights = weighting(torch.tensor([5.0, 0.1]), present, weighting.init(2))
-    assert weights.tolist() == [0.25, 3.0]

@@ -19,23 +19,23 @@ ProcessGroupLike: TypeAlias = "dist.ProcessGroup | DeviceMesh | Literal[False] |
 
 
 class Processes:
-    r"""The processes over which gradients are averaged, and their losses therefore as well.
+    r"""The processes that train one network together: their gradients are averaged, and so are their losses.
 
-    With :math:`n_{p,t}` samples of task :math:`t` on process :math:`p` of :math:`P`, and :math:`L_{p,t}` their mean
-    loss,
+    Let process :math:`p` of :math:`P` have :math:`n_{p,t}` samples of task :math:`t`, with the mean loss
+    :math:`L_{p,t}`:
 
     .. math::
 
         L_t = \frac{1}{N_t} \sum_p n_{p,t} L_{p,t}, \qquad N_t = \sum_p n_{p,t}, \qquad
         \frac1P \sum_p \nabla \Big( P \frac{n_{p,t}}{N_t} L_{p,t} \Big) = \nabla L_t
 
-    :math:`L_t` is what all processes weigh, so that they find the same weights. Each differentiates its share of it, so
-    that the mean of the gradients, as ``DistributedDataParallel`` and ``fully_shard`` take it, is the gradient of one
+    All processes weigh :math:`L_t`, so they compute the same weights. Each differentiates its own share of it. The mean
+    of these gradients, which ``DistributedDataParallel`` and ``fully_shard`` compute, is then the gradient of a single
     process that has all samples.
 
     Args:
-        group: The group whose gradients are averaged, or a mesh of one dimension; None for the default group, if there
-            is one of more than one process; False where every process is to weigh for itself.
+        group: The process group whose gradients are averaged, or a ``DeviceMesh`` of one dimension. None is the default
+            group, if it is initialized and has more than one process. False turns averaging off.
 
     Raises:
         TypeError: ``group`` is something else.
@@ -65,14 +65,15 @@ class Processes:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one process."""
+        """Whether losses are averaged: there is more than one process."""
         return self.together and dist.is_initialized() and dist.get_world_size(self.group) > 1
 
     def agree(self, tasks: tuple[str, ...]) -> None:
-        """Compare the names of the tasks over the processes, once: in another order, losses would be mixed.
+        """Require that all processes have the same tasks in the same order; compared once for each ``tasks``.
 
         Raises:
-            ValueError: They are not the same, in the same order.
+            ValueError: The tasks differ.
+            RuntimeError: See :meth:`share`.
         """
         if self._agreed == tasks:
             return
@@ -88,10 +89,13 @@ class Processes:
         self._agreed = tasks
 
     def share(self, losses: TaskLosses) -> TaskLosses:
-        """Return the losses of the samples of all processes, with the graph of those of this one.
+        """Return the mean losses over the samples of all processes; their gradient is that of this process's share.
 
-        One all-reduce of 2K numbers, on the device, in float64: all processes must send the same, whatever their losses
-        are. Those of low precision become float32.
+        One all-reduce of 2K numbers on the device, in float64, since all processes must send the same dtype, whatever
+        that of their losses. Losses of low precision become float32.
+
+        Raises:
+            RuntimeError: A network is trained within ``torch.distributed.algorithms.Join``.
         """
         if not torch.compiler.is_compiling():
             _require_every_process()
@@ -115,7 +119,7 @@ class Processes:
 
 
 class _Shared(torch.autograd.Function):
-    """The losses of all processes, with the gradient of the share of this one."""
+    """Replaces the losses of this process by those of all; the gradient is scaled to this process's share."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, shared: Tensor, factor: Tensor) -> Tensor:
@@ -129,16 +133,12 @@ class _Shared(torch.autograd.Function):
         return (gradient * factor).to(ctx.dtype), None, None
 
 
-# The networks of this process, and of each the last configuration of Join under which every process takes every step.
+# Each network of this process, with its last Join configuration that was found to let no process leave early.
 _networks: WeakKeyDictionary[DistributedDataParallel, Any] = WeakKeyDictionary()
 
 
 def refuse_join() -> NoReturn:
-    """Raise: a process that Join has taken out of the training has no losses to average.
-
-    Raises:
-        RuntimeError: Always.
-    """
+    """Raise the error for losses that are averaged within ``torch.distributed.algorithms.Join``."""
     raise RuntimeError(
         "Join lets a process that has no batches left drop out of the steps, but every process takes part in averaging "
         "the losses; give all processes the same number of steps, with a TaskLosses whose counts are 0 where no "
@@ -147,19 +147,18 @@ def refuse_join() -> NoReturn:
 
 
 def _require_every_process() -> None:
-    """Refuse to average losses within a Join, before a process waits for another that has left.
+    """Require that no network is trained within a Join that lets processes leave early: the all-reduce would fail.
 
-    A network remembers its configuration after the context has been left; whether that is so is looked up once for each
-    configuration.
+    A network keeps its configuration after the end of a Join, so an enabled one counts only while the Join exists.
     """
-    for network, safe in _networks.items():
-        join = network._join_config
-        if join is safe:
+    for network, allowed in _networks.items():
+        configuration = network._join_config
+        if configuration is allowed:
             continue
-        uneven = join.enable and not join.throw_on_early_termination
-        if uneven and any(network in context._joinables for context in _instances(Join)):
+        leaves = configuration.enable and not configuration.throw_on_early_termination
+        if leaves and any(network in join._joinables for join in _instances(Join)):
             refuse_join()
-        _networks[network] = join
+        _networks[network] = configuration
 
 
 def _find_networks() -> None:
@@ -168,5 +167,5 @@ def _find_networks() -> None:
 
 
 def _instances(kind: type) -> list[Any]:
-    """Return the objects of a class, without a look at the attributes of others, which may be proxies."""
-    return [thing for thing in gc.get_objects() if kind in type(thing).__mro__]
+    """Return all objects of a class. Their types are compared: ``isinstance`` may run the code of other objects."""
+    return [instance for instance in gc.get_objects() if kind in type(instance).__mro__]

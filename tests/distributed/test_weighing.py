@@ -358,6 +358,23 @@ def test_losses_may_have_other_dtypes_on_other_ranks(tmp_path):
     in_two_processes(losses_of_several_dtypes, tmp_path)
 
 
+def absent_values_that_are_not_numbers(rank, mesh, folder):
+    network = ByTask()
+    optimizer = TaskReweightedOptimizer(sgd(network.parameters()), TASKS)
+    losses = torch.stack([*network(0, rank, TASKS).values()])
+    present = torch.tensor([True, rank == 0, False])
+    optimizer.backward(TaskLosses(torch.where(present, losses, float("nan")), present.int()))
+    assert optimizer.losses["haze"].isfinite()
+    assert rank == 1 or optimizer.losses["haze"] == losses[1]
+    assert optimizer.losses["noise"].isnan()
+    assert [weight > 0 for weight in optimizer.weights.values()] == [True, True, False]
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_values_of_absent_tasks_are_not_averaged(tmp_path):
+    in_two_processes(absent_values_that_are_not_numbers, tmp_path)
+
+
 def a_head_that_ddp_does_not_look_for(rank, mesh, folder):
     parallel = DistributedDataParallel(ByTask())
     optimizer = TaskReweightedOptimizer(sgd(parallel.parameters()), TASKS)

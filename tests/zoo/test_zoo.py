@@ -83,6 +83,7 @@ class BackwardByTask(TaskReweightedOptimizer):
         return sum(losses.values()).detach()
 
 
+@pytest.mark.filterwarnings("ignore:step\\(\\) follows no weighing")
 @pytest.mark.parametrize("naive", [SameStepOtherViews, BackwardByTask])
 def test_a_naive_wrapper_is_seen(monkeypatch, naive):
     """The state that a plain subclass shows is its own; a backward pass a task rounds otherwise."""

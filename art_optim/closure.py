@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor
 
-from .losses import Losses, TaskLosses
+from .losses import Losses
 from .nonfinite import require_finite_gradients
 
 
 class Replay:
-    """The weights of one step: the first evaluation of its closure finds them, later ones repeat them in order.
+    """The weights of one step: the first evaluation of its closure records them, and later ones repeat them in order.
 
     Args:
-        weights: Those that the first evaluation repeats already.
+        weights: Weights that are known already, which the first evaluation repeats, too.
     """
 
     def __init__(self, weights: Tensor | None = None) -> None:
@@ -25,7 +25,7 @@ class Replay:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Begin with the first weights again."""
+        """Start again at the first weights."""
         self._earlier = iter(tuple(self._weights))
         try:
             yield
@@ -33,20 +33,20 @@ class Replay:
             self._earlier = None
 
     def next(self) -> Tensor | None:
-        """Return the next weights of an earlier evaluation, or None where there are no more."""
+        """Return the next weights of an earlier evaluation, or None if there are no more."""
         return None if self._earlier is None else next(self._earlier, None)
 
     def record(self, weights: Tensor) -> None:
-        """Add weights that this evaluation has found."""
+        """Add weights that were computed in this evaluation."""
         if self._earlier is not None:
             self._weights.append(weights)
 
 
 class WeighedClosure:
-    """What the inner optimizer gets in place of a closure: it weighs the losses that the closure returns.
+    """Evaluates a closure for the inner optimizer, and weighs and differentiates the losses that it returns.
 
     Args:
-        closure: Returns losses by task, or has called ``backward`` itself.
+        closure: Returns the losses of the tasks. Or it has called ``backward`` itself and returns the total, or None.
         backward: Weighs losses and differentiates them.
         replay: The weights of this step.
     """
@@ -57,9 +57,9 @@ class WeighedClosure:
         self._versions: list[int] = []
 
     def watch(self, parameters: list[Tensor]) -> None:
-        """From now on require that gradients are finite, until the inner optimizer has moved a parameter.
+        """Require finite gradients from now on, until the inner optimizer has moved a parameter.
 
-        Later, stopping it would leave its step half done.
+        After that, stopping would leave the step of the inner optimizer half done.
         """
         self._watched, self._versions = parameters, _versions(parameters)
 
@@ -67,15 +67,25 @@ class WeighedClosure:
         """Evaluate the closure once.
 
         Raises:
+            TypeError: The closure returns neither losses nor a total, such as a list of losses, which nobody would
+                differentiate.
             Skip: Gradients that are watched are not finite.
         """
         unmoved = bool(self._watched) and self._versions == _versions(self._watched)
         with self.replay.evaluation():
-            losses = self.closure()
-            result = self.backward(losses) if isinstance(losses, (Mapping, TaskLosses)) else losses
+            result = self.closure()
+            if not _is_total(result):
+                result = self.backward(result)  # refuses what is not losses
         if unmoved:
             require_finite_gradients(self._watched)
         return result
+
+
+def _is_total(result: object) -> bool:
+    """Whether a closure that has called ``backward`` itself may return this: None, or one number."""
+    if isinstance(result, Tensor):
+        return result.numel() == 1
+    return result is None or isinstance(result, SupportsFloat)
 
 
 def _versions(tensors: list[Tensor]) -> list[int]:

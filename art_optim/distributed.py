@@ -101,7 +101,7 @@ class Processes:
             _require_every_process()
         counts = torch.ones_like(losses.values) if losses.counts is None else losses.counts
         counts = counts.double()
-        sums = torch.where(counts > 0, losses.values.detach() * counts, 0.0)
+        sums = losses.values.detach() * counts
         both = torch.stack([sums, counts])
         dist.all_reduce(both, group=self.group)
         sums, number = both.unbind()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard, overload
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from torch import Tensor
 class TaskLosses:
     """The losses of K tasks as one vector, with the number of samples behind each.
 
-    :meth:`from_mapping` makes it of named losses, :func:`per_task_mean` of a batch that mixes the samples of many
-    tasks; both leave it to the device which tasks are absent.
+    :meth:`from_mapping` makes it from named losses, :func:`per_task_mean` from a batch that mixes the samples of many
+    tasks, or has several labels a sample. Both leave it to the device which tasks are absent.
 
     Args:
-        values: [K] floating point, usually with a graph; 0 for an absent task.
-        counts: [K] how many samples the loss of each task averages, 0 for an absent task. Where the number is not
-            known, 1. None is 1 for all: no task is absent, and the host knows it.
+        values: [K] floating point, usually with a graph. The value of an absent task is never read: it may be NaN.
+        counts: [K], the number of samples that each loss averages: 0 for an absent task, and 1 where the number is not
+            known. None is 1 for all tasks, and tells the host that no task is absent.
         tasks: The K names in order, or None where only the optimizer knows them.
 
     Attributes:
@@ -61,23 +61,27 @@ class TaskLosses:
 
     @property
     def present(self) -> Tensor | None:
-        """[K] bool, the tasks that have a loss; None where that is all of them, and the host knows it."""
+        """[K] bool, the tasks that have a loss; None where the host knows that all of them do."""
         return None if self.counts is None else self.counts > 0
 
     @property
     def trainable(self) -> bool:
-        """Whether the values carry a graph, and gradients are enabled: not so in validation."""
+        """Whether the values carry a graph and gradients are enabled, which is not so in validation."""
         return self.values.requires_grad and torch.is_grad_enabled()
 
     @classmethod
-    def from_mapping(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...]) -> TaskLosses:
+    def from_mapping(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...] = ()) -> TaskLosses:
         """Stack named losses in the order of ``tasks``; a missing name or None is an absent task.
 
-        Losses of different dtypes are promoted to the widest; a loss of shape ``(1,)`` counts as a scalar, a DTensor
-        as its full tensor.
+        Losses of different dtypes are promoted to the widest. A loss of shape ``(1,)`` counts as a scalar, a DTensor
+        as its full tensor. A loss of value 0 is a loss like any other, and its task is present.
+
+        Args:
+            losses: Any mapping. Its names come from ``keys()``, and each loss is read once, by ``[name]``.
+            tasks: The K names in order; if empty, those of the mapping.
 
         Raises:
-            TypeError: A loss is not a tensor.
+            TypeError: ``losses`` is not a mapping, a name is not a string, or a loss is not a tensor.
             ValueError: No loss is there, a name is unknown, a loss is not a floating-point scalar, or the losses are
                 on different devices.
 
@@ -87,6 +91,9 @@ class TaskLosses:
             >>> TaskLosses.from_mapping(losses, ("rain", "haze", "noise")).values
             tensor([0.3000, 0.0000, 0.1000])
         """
+        if type(losses) is not dict:
+            losses = _read(losses)
+        tasks = tasks or _names(losses)
         values: list[Any] = [*map(losses.get, tasks)]
         if len(losses) == len(tasks) and {*map(type, values)} == {Tensor} and len({loss.dtype for loss in values}) == 1:
             try:
@@ -100,14 +107,14 @@ class TaskLosses:
 
     @classmethod
     def _one_by_one(cls, losses: Mapping[str, Tensor | None], tasks: tuple[str, ...]) -> TaskLosses:
-        """What :meth:`from_mapping` does where losses are absent, of several kinds, or wrong."""
+        """Do what :meth:`from_mapping` does where losses are absent, of several kinds, or wrong."""
         given = {task: _scalar(task, losses[task]) for task in tasks if losses.get(task) is not None}
         if len(given) != len(losses):
-            unknown = losses.keys() - tasks
+            unknown = [name for name in _names(losses) if name not in tasks]
             if unknown:
                 raise ValueError(
-                    f"losses has {[name for name in losses if name in unknown]}, the tasks are {list(tasks)}; "
-                    "declare every task of the run with TaskReweightedOptimizer(..., tasks=[...])"
+                    f"losses has {unknown}, the tasks are {list(tasks)}; declare every task of the run with "
+                    "TaskReweightedOptimizer(..., tasks=[...]), and leave out what is no task's loss"
                 )
         if not given:
             raise ValueError(f"losses has no loss for any of the tasks {list(tasks)}; give at least one")
@@ -133,44 +140,97 @@ Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses
 """The losses of one step, by the name of the task or as one vector."""
 
 
-def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosses:
-    r"""Average the per-sample losses of a mixed batch task by task.
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether a value is a ``Mapping``, or has ``keys`` as one: what ``dict(value)`` takes for a mapping."""
+    return isinstance(value, Mapping) or hasattr(type(value), "keys")
 
-    .. math:: L_t = \frac{1}{n_t} \sum_{i:\, \text{task}_i = t} \ell_i
 
-    A fixed number of device operations, whatever the batch holds: nothing is read back to the host, and a task that
-    happens to have no sample is absent. The gradient is that of the masked means. Low-precision losses are averaged in
-    float32.
+def are_losses(value: object) -> TypeGuard[Losses]:
+    """Whether a value is the losses of a step, and not a closure, a single loss or a mistake."""
+    return isinstance(value, TaskLosses) or is_mapping(value)
+
+
+@overload
+def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosses: ...
+
+
+@overload
+def per_task_mean(losses: Tensor, *, mask: Tensor | None = None) -> TaskLosses: ...
+
+
+def per_task_mean(
+    losses: Tensor,
+    task_ids: Tensor | None = None,
+    num_tasks: int | None = None,
+    *,
+    mask: Tensor | None = None,
+) -> TaskLosses:
+    r"""Average the losses of a batch task by task, where each sample belongs to one task or has a label for several.
+
+    .. math::
+
+        L_t = \frac{1}{n_t} \sum_{i:\, \text{task}_i = t} \ell_i
+        \qquad \text{or} \qquad
+        L_t = \frac{1}{n_t} \sum_{i:\, \text{mask}_{it}} \ell_{it}
+
+    with :math:`n_t` the number of terms of the sum.
+
+    - **A mixed batch**: ``per_task_mean(losses, task_ids, num_tasks)`` with losses [B], one a sample.
+    - **A label matrix**: ``per_task_mean(losses, mask=mask)`` with losses [B, K], one a sample and task, of which some
+      have no label.
+
+    The number of device operations is fixed, whatever the batch holds; nothing is read back to the host. A task that
+    happens to have no sample is absent. The gradient is that of the means over the samples that count, and exactly 0
+    for all others. Low-precision losses are averaged in float32.
 
     Args:
-        losses: [B] floating point, one loss a sample, with its graph.
+        losses: [B] or [B, K] floating point, with their graph.
         task_ids: [B] integer, the index of each sample's task in the order of the optimizer's tasks.
         num_tasks: K.
+        mask: [B, K] bool, where there is a label. The other losses are never read. If None, a NaN in a matrix marks a
+            missing label.
 
     Returns:
         A :class:`TaskLosses` of K values, which ``step`` accepts in place of a mapping.
 
     Raises:
-        TypeError: ``losses`` or ``task_ids`` is not a tensor.
-        ValueError: Shapes, dtypes or devices do not fit together.
+        TypeError: An argument that should be a tensor is none, or an argument is missing.
+        ValueError: Shapes, dtypes or devices do not fit together; or ``mask`` is given with ``task_ids``.
         IndexError: A task id is not in [0, K). On an accelerator, where looking would wait for the device, this is the
             device's own assertion.
 
     Note:
-        On CUDA the sums are atomic: their last bit may differ from run to run unless
-        ``torch.use_deterministic_algorithms(True)`` is set.
+        - A NaN label must not reach the loss function. Its loss has no share in the total, but the gradient of the
+          network is then :math:`0 \cdot \text{NaN} = \text{NaN}`, for a derivative such as
+          :math:`2 (x - \text{NaN})` is NaN itself. Fill the missing labels and give the mask, as below. With a mask, a
+          NaN that the network makes shows in the loss of its task.
+        - On CUDA the sums over ``task_ids`` are atomic: their last bit may differ from run to run unless
+          ``torch.use_deterministic_algorithms(True)`` is set.
 
     Example:
         >>> import torch
         >>> from art_optim import per_task_mean
         >>> per_task_mean(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 2]), num_tasks=3)
         TaskLosses(values=tensor([0.3000, 0.0000, 0.9000]), counts=tensor([2., 0., 1.]), tasks=None)
+        >>> labels = torch.tensor([[1.0, torch.nan], [0.0, torch.nan]])
+        >>> logits = torch.zeros(2, 2, requires_grad=True)
+        >>> losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        ...     logits, labels.nan_to_num(), reduction="none"
+        ... )
+        >>> per_task_mean(losses.detach(), mask=~labels.isnan())
+        TaskLosses(values=tensor([0.6931, 0.0000]), counts=tensor([2., 0.]), tasks=None)
     """
+    if task_ids is None and num_tasks is None:
+        return _mean_of_columns(losses, mask)
+    if mask is not None:
+        raise ValueError("mask is given with task_ids; give either: mask for losses [B, K], task_ids for losses [B]")
     if not (isinstance(losses, Tensor) and isinstance(task_ids, Tensor)):
         raise TypeError(
             f"losses is a {type(losses).__name__} and task_ids a {type(task_ids).__name__}; "
             "give tensors with one entry a sample"
         )
+    if num_tasks is None:
+        raise TypeError("num_tasks is None; give the number of tasks, e.g. len(optimizer.tasks)")
     if losses.ndim != 1 or not losses.is_floating_point():
         raise ValueError(
             f"losses is {losses.dtype} of shape {tuple(losses.shape)}; per_task_mean wants one floating-point number a "
@@ -183,34 +243,92 @@ def per_task_mean(losses: Tensor, task_ids: Tensor, num_tasks: int) -> TaskLosse
         )
     if task_ids.device != losses.device:
         raise ValueError(f"task_ids is on {task_ids.device} and losses on {losses.device}; move them to one device")
-    if losses.dtype in (torch.float16, torch.bfloat16):
-        losses = losses.float()
+    losses = _single_at_least(losses)
     zeros = losses.new_zeros(num_tasks)
     sums = zeros.index_add(0, task_ids, losses)
     counts = zeros.index_add(0, task_ids, torch.ones_like(losses))
     return TaskLosses(sums / counts.clamp(min=1), counts)
 
 
+def _mean_of_columns(losses: Tensor, mask: Tensor | None) -> TaskLosses:
+    if not (isinstance(losses, Tensor) and (mask is None or isinstance(mask, Tensor))):
+        raise TypeError(f"losses is a {type(losses).__name__} and mask a {type(mask).__name__}; give tensors")
+    if losses.ndim != 2 or not losses.is_floating_point():
+        raise ValueError(
+            f"losses is {losses.dtype} of shape {tuple(losses.shape)}; without task_ids and num_tasks, per_task_mean "
+            "wants a floating-point matrix, one number a sample and task: give these two where a sample has one task, "
+            "or reduce the other dimensions, e.g. with .flatten(2).mean(2)"
+        )
+    if mask is not None and (mask.shape != losses.shape or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)} beside losses of shape {tuple(losses.shape)}; "
+            "give one bool a loss, e.g. mask.bool() or ~labels.isnan()"
+        )
+    if mask is not None and mask.device != losses.device:
+        raise ValueError(f"mask is on {mask.device} and losses on {losses.device}; move them to one device")
+    losses = _single_at_least(losses)
+    labelled = ~losses.isnan() if mask is None else mask
+    sums = torch.where(labelled, losses, 0.0).sum(0)
+    counts = labelled.sum(0, dtype=losses.dtype)
+    return TaskLosses(sums / counts.clamp(min=1), counts)
+
+
+def _single_at_least(losses: Tensor) -> Tensor:
+    return losses.float() if losses.dtype.itemsize < 4 else losses
+
+
 def task_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names of tasks in order, as plain strings.
 
     Raises:
-        TypeError: They are not strings in an order.
+        TypeError: They are not strings, or have no order.
         ValueError: There is none, or one stands twice.
     """
     ordered = None if isinstance(names, (str, Set)) or not isinstance(names, Iterable) else tuple(names)
     if ordered is None or not all(isinstance(name, str) for name in ordered):
-        raise TypeError(f"tasks is {names!r}; give the names in order, e.g. tasks=['rain', 'haze']")
+        raise TypeError(f"tasks is {names!r}; give the names in order, as strings, e.g. tasks=['rain', 'haze']")
     if not ordered or len(set(ordered)) != len(ordered):
         raise ValueError(f"tasks is {list(ordered)}; give at least one name, and each name once")
     return tuple(str.__str__(name) for name in ordered)  # of an enumeration, the values
 
 
-def _scalar(task: str, loss: Tensor | None) -> Tensor:
+def _read(losses: object) -> dict[Any, Any]:
+    """Return a mapping as a dict, asking nothing of it but ``keys()`` and ``[name]``."""
+    if is_mapping(losses):
+        return {name: losses[name] for name in losses.keys()}  # noqa: SIM118
+    if isinstance(losses, Tensor) and losses.ndim == 1:
+        example = "TaskLosses(losses), in the order of the tasks"
+    elif isinstance(losses, (list, tuple)):
+        pairs = all(isinstance(entry, (list, tuple)) and len(entry) == 2 for entry in losses)
+        example = "dict(losses)" if pairs and losses else "dict(zip(optimizer.tasks, losses))"
+    else:
+        example = "{'rain': rain_loss, 'haze': haze_loss}"
+    raise TypeError(
+        f"losses is a {type(losses).__name__}; give a mapping from task name to loss or a TaskLosses, e.g. {example}"
+    )
+
+
+def _names(losses: Mapping[Any, Any]) -> tuple[str, ...]:
+    for name in losses:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"losses has the name {name!r}, which is not a string; give strings, e.g. "
+                "{str(name): loss for name, loss in losses.items()}"
+            )
+    return task_names(losses) if losses else ()
+
+
+def _scalar(task: str, loss: Any) -> Tensor:
     if not isinstance(loss, Tensor):
+        if is_mapping(loss):
+            advice = "losses do not nest: give each a name of its own, or their sum"
+        elif isinstance(loss, (list, tuple)):
+            advice = "reduce it to one, e.g. torch.stack(losses).mean()"
+        else:
+            advice = "pass it as the loss function returns it, or None (or leave the name out) where the task is absent"
         raise TypeError(
-            f"loss of task {task!r} is a {type(loss).__name__}; a task loss must be a tensor that carries its graph: "
-            "pass it as the loss function returns it"
+            f"loss of task {task!r} is a {type(loss).__name__}; "
+            f"a task loss must be a tensor that carries its graph: {advice}"
         )
     if loss.numel() != 1:
         raise ValueError(
@@ -221,4 +339,5 @@ def _scalar(task: str, loss: Tensor | None) -> Tensor:
         raise ValueError(f"loss of task {task!r} is {loss.dtype}; a task loss must be floating point")
     if hasattr(loss, "full_tensor"):  # a DTensor
         loss = loss.full_tensor()
-    return loss if loss.ndim == 0 else loss.reshape(())
+    scalar: Tensor = loss.reshape(())
+    return scalar

@@ -6,7 +6,7 @@ import inspect
 import sys
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
@@ -20,7 +20,7 @@ from .closure import Replay, WeighedClosure
 from .distributed import Processes, ProcessGroupLike, refuse_join
 from .gradients import GradientWeighting
 from .integrations.accelerate import require_every_batch
-from .losses import Losses, TaskLosses
+from .losses import Losses, TaskLosses, are_losses
 from .nonfinite import NonFinite, Skip, bypasses_step, require_finite_gradients
 from .task_state import TaskState
 from .weighting import Weighting, create
@@ -270,7 +270,7 @@ class TaskReweightedOptimizer(Optimizer):
             caller = caller.f_back
         if caller is not None:
             given = (*caller.f_locals.get("args", ()), *caller.f_locals.get("kwargs", {}).values())
-            if any(isinstance(argument, (Mapping, TaskLosses)) for argument in given):
+            if any(map(are_losses, given)):
                 raise TypeError(
                     "scaler.step(optimizer, losses) would not scale the losses; call optimizer.step(losses, "
                     "scaler=scaler), or optimizer.backward(losses, scaler=scaler) and then scaler.step(optimizer)"
@@ -285,7 +285,8 @@ class TaskReweightedOptimizer(Optimizer):
 
         Args:
             losses: A mapping from task name to 0-dim loss, in which a missing name or None is an absent task, or a
-                :class:`TaskLosses`.
+                :class:`TaskLosses`. A loss of value 0, such as ``torch.zeros(())``, is present and takes its share of
+                the weights.
 
         Returns:
             The weighted sum, 0-dim. On several processes its value is the same on all, its graph that of this process.
@@ -371,9 +372,10 @@ class TaskReweightedOptimizer(Optimizer):
         Args:
             losses: As for :meth:`backward`. The first argument may also be the closure, as in ``torch.optim``, and
                 ``closure`` may be losses, as some frameworks pass them.
-            closure: Passed to the inner optimizer. It may return losses by task instead of one loss, without calling
-                backward. They are weighed at its first evaluation, and later evaluations within the step repeat the
-                weights. If ``losses`` are given as well, every evaluation repeats their weights.
+            closure: Passed to the inner optimizer. It returns losses by task without calling ``backward``; or it has
+                called ``backward`` itself, and returns one number or None. Losses are weighed at its first evaluation,
+                and later evaluations within the step repeat the weights. If ``losses`` are given as well, every
+                evaluation repeats their weights.
             scaler: Scales the gradients and skips the step where one overflowed; call its ``update`` as usual.
 
         Returns:
@@ -581,8 +583,7 @@ def _require_count(name: str, value: Any, what: str) -> None:
 
 def _in_order(losses: Any, closure: Any) -> tuple[Losses | None, Callable[[], Any] | None]:
     def swapped() -> bool:
-        are_losses = [isinstance(argument, (Mapping, TaskLosses)) for argument in (losses, closure)]
-        return are_losses[1] or (callable(losses) and not are_losses[0])
+        return are_losses(closure) or (callable(losses) and not are_losses(losses))
 
     if swapped():
         losses, closure = closure, losses

@@ -18,6 +18,7 @@ from .interval import Interval
 from .losses import Losses, TaskLosses, task_names
 from .nonfinite import NonFinite
 from .weighting import Weighting
+from .weighting.functional import zero_where_absent
 
 
 class TaskState:
@@ -75,30 +76,28 @@ class TaskState:
             self._declare(tasks)
 
     def gather(self, losses: Losses) -> TaskLosses:
-        """Bring the losses of a step into the order of the tasks; nothing changes.
+        """Bring the losses of a step into the order of the tasks, 0 for an absent one; nothing changes.
 
         Raises:
             TypeError, ValueError: See :meth:`TaskLosses.from_mapping`; or ``losses`` is something else, or of others.
         """
-        if isinstance(losses, (dict, Mapping)):  # a look at an abstract class takes longer
-            return TaskLosses.from_mapping(losses, self.tasks or (task_names(tuple(losses)) if losses else ()))
         if not isinstance(losses, TaskLosses):
-            raise TypeError(
-                f"losses is a {type(losses).__name__}; give a mapping from task name to loss, or a TaskLosses "
-                "(e.g. of per_task_mean)"
-            )
+            return TaskLosses.from_mapping(losses, self.tasks)
+        names = losses.tasks
         if not self.tasks:
-            if losses.tasks is None:
+            if names is None:
                 raise ValueError("losses is a TaskLosses without names; declare the tasks with tasks=[...]")
-            return TaskLosses(losses.values, losses.counts, task_names(losses.tasks))
-        if losses.tasks is not None and losses.tasks != self.tasks:
-            raise ValueError(f"losses is of the tasks {list(losses.tasks)}; give those of {list(self.tasks)}, in order")
-        if len(losses.values) != len(self.tasks):
+            names = task_names(names)
+        elif names is not None and names != self.tasks:
+            raise ValueError(f"losses is of the tasks {list(names)}; give those of {list(self.tasks)}, in order")
+        elif len(losses.values) != len(self.tasks):
             raise ValueError(
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"
             )
-        return losses
+        gathered = TaskLosses(zero_where_absent(losses.values, losses.present), losses.counts, names)
+        gathered.given = losses.given
+        return gathered
 
     def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor, Tensor]:
         """Return what to differentiate [K], its weights [K] float32, and the losses [K] without a graph.

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-import hypothesis.strategies as st
+import math
+
 import pytest
 import torch
-from hypothesis import given, settings
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from art_optim import TaskLosses, per_task_mean
+from art_optim import TaskLosses, TaskReweightedOptimizer
+from art_optim.weighting import available, create
+
+from .conftest import MultiTask
+from .test_optimizer import identical, parameters_of
+from .weighting.cases import REQUIRED
 
 TASKS = ("rain", "haze", "noise")
 
@@ -114,75 +118,44 @@ def test_task_losses_are_tensors():
         TaskLosses(torch.ones(2), [1, 1])
 
 
-batches = st.lists(st.tuples(st.floats(0, 10, width=32), st.integers(0, 4)), max_size=20)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_a_loss_that_is_no_floating_point_number_is_refused_beside_others_that_are(dtype):
+    losses = {"rain": loss(0.3), "haze": torch.ones((), dtype=dtype), "noise": loss(0.1)}
+    with pytest.raises(ValueError, match=f"loss of task 'haze' is {dtype}"):
+        TaskLosses.from_mapping(losses, TASKS)
 
 
-@settings(deadline=None)
-@given(batch=batches)
-def test_per_task_mean_is_the_mean_of_each_task(batch):
-    losses = torch.tensor([value for value, _ in batch], dtype=torch.float32)
-    task_ids = torch.tensor([task for _, task in batch], dtype=torch.int64)
-    result = per_task_mean(losses, task_ids, num_tasks=5)
-    for task in range(5):
-        own = losses[task_ids == task]
-        assert result.counts[task] == len(own)
-        assert result.present[task] == (len(own) > 0)
-        torch.testing.assert_close(result.values[task], own.mean() if len(own) else torch.zeros(()))
+def trained_with(absent, name, way, interval):
+    """What four steps leave behind, in which the task in the middle is absent but for the first, and has this loss."""
+    model = MultiTask()
+    weighting = create(name, **{key: value[:3] for key, value in REQUIRED.get(name, {}).items()})
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = TaskReweightedOptimizer(inner, TASKS, weighting, interval=interval)
+    optimizer.step(model.losses(0))
+    totals = []
+    for step in range(1, 4):
+        rain, haze, noise = model.losses(step).values()
+        losses = TaskLosses(torch.stack([rain, haze + absent, noise]), torch.tensor([2, 0, 1]))
+        optimizer.zero_grad()
+        if way == "combine":
+            totals.append(optimizer.combine(losses))
+            totals[-1].backward()
+        else:
+            totals.append(getattr(optimizer, way)(losses))
+        if way != "step":
+            optimizer.step()
+    with torch.no_grad():
+        totals.append(optimizer.combine(losses))
+    state = optimizer.task_state.state_dict()
+    return torch.stack(totals).detach(), parameters_of(model), optimizer.weights, optimizer.losses, state
 
 
-def test_per_task_mean_has_the_gradients_of_the_masked_means():
-    """A network trained on the mixed batch is the network trained on a dict of one mean a task."""
-    model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1)).double()
-    x, target = torch.randn(12, 5, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
-    task_ids = torch.tensor([0, 2, 2, 0, 2, 2, 0, 2, 4, 4, 0, 2])  # 1 and 3 are absent
-    weights = torch.tensor([0.5, 0.1, 0.2, 0.7, 0.3], dtype=torch.float64)
-
-    def gradients(make):
-        model.zero_grad()
-        make((model(x).squeeze(1) - target).abs()).backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
-
-    mixed = gradients(lambda losses: (per_task_mean(losses, task_ids, 5).values * weights).sum())
-    masked = gradients(lambda losses: sum(weights[task] * losses[task_ids == task].mean() for task in (0, 2, 4)))
-    torch.testing.assert_close(mixed, masked, rtol=1e-12, atol=1e-14)
-
-
-def test_per_task_mean_confines_a_nan_to_its_task():
-    result = per_task_mean(torch.tensor([0.5, float("nan"), 0.1]), torch.tensor([0, 1, 0]), 3)
-    assert result.values[[0, 2]].tolist() == pytest.approx([0.3, 0.0])
-    assert result.values[1].isnan()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_per_task_mean_averages_low_precision_in_float32(dtype):
-    losses = torch.full((3000,), 0.1, dtype=dtype, requires_grad=True)
-    result = per_task_mean(losses, torch.zeros(3000, dtype=torch.int32), 1)
-    assert result.values.dtype == torch.float32
-    torch.testing.assert_close(result.values[0], losses[0].detach().float(), rtol=1e-5, atol=0)
-    result.values.sum().backward()
-    assert losses.grad.dtype == dtype
-
-
-def test_per_task_mean_never_reads_back():
-    losses = torch.rand(6, device="meta", requires_grad=True)
-    result = per_task_mean(losses, torch.zeros(6, dtype=torch.int64, device="meta"), 3)
-    result.values.backward(torch.ones(3, device="meta"))
-    assert losses.grad.shape == (6,)
-
-
-@pytest.mark.parametrize(
-    ("losses", "task_ids", "error", "message"),
-    [
-        (torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), ValueError, "one floating-point number a sample"),
-        (torch.ones(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), ValueError, "losses is torch.int64"),
-        (torch.rand(4), torch.zeros(3, dtype=torch.int64), ValueError, "beside 4 losses"),
-        (torch.rand(4), torch.zeros(4), ValueError, "task_ids is torch.float32"),
-        (torch.rand(4), torch.zeros(4, dtype=torch.int64, device="meta"), ValueError, "move them to one device"),
-        ([0.1, 0.2], torch.tensor([0, 1]), TypeError, "losses is a list and task_ids a Tensor; give tensors"),
-        (torch.rand(2), [0, 1], TypeError, "losses is a Tensor and task_ids a list; give tensors"),
-        (torch.rand(2), torch.tensor([0, 3]), IndexError, "index out of range"),
-    ],
-)
-def test_per_task_mean_refuses_what_does_not_fit(losses, task_ids, error, message):
-    with pytest.raises(error, match=message):
-        per_task_mean(losses, task_ids, 3)
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("way", ["step", "backward", "combine"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", available())
+def test_the_value_of_an_absent_task_is_never_read(name, value, way, interval):
+    """Not in the total, nor the gradient, the weights or the state."""
+    found = trained_with(value, name, way, interval)
+    assert found[0].isfinite().all()
+    assert identical(found, trained_with(0.0, name, way, interval))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from art_optim import Art, TaskReweightedOptimizer
+from art_optim import Art, TaskReweightedOptimizer, per_task_mean
 
 model = torch.nn.Linear(4, 2)
 inner = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -43,6 +43,8 @@ def never_called() -> None:
     optimizer.backward()  # error
     optimizer.backward(losses, scaler)  # error
     optimizer.combine([*losses.values()])  # error
+    per_task_mean(losses["rain"], torch.ones(2))  # error
+    per_task_mean(losses["rain"], torch.ones(2), 2, mask=torch.ones(2))  # error
 
     optimizer.accumulation_steps = "4"  # error
     optimizer.accumulation_step = 4  # error

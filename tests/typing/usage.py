@@ -57,6 +57,7 @@ def give_losses(optimizer: TaskReweightedOptimizer) -> Tensor:
         MappingProxyType(losses()),
         TaskLosses(torch.stack([*losses().values()]), torch.tensor([32, 0]), optimizer.tasks),
         per_task_mean(model(torch.ones(8, 4)).square().mean(1), torch.randint(0, 2, (8,)), num_tasks=2),
+        per_task_mean(model(torch.ones(8, 4)).square(), mask=torch.ones(8, 2, dtype=torch.bool)),
     ]
     total = assert_type(optimizer.step(losses()), Tensor)
     for each in given:

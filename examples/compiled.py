@@ -3,8 +3,8 @@
     python -m examples.compiled             traces, and runs without a C++ compiler
     python -m examples.compiled inductor    generates code
 
-The state of the weighting is tensors that move in place, so that a step is traced once; ``fullgraph=True`` shows that
-no step leaves the graph to look at a value.
+The state of the weighting consists of tensors that are updated in place, so a step is traced once; ``fullgraph=True``
+shows that no step leaves the graph to read a value.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Data-parallel training that torchrun starts again where a process has died.
+"""Data-parallel training that torchrun restarts when a process dies.
 
     python -m examples.ddp
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nproc-per-node 2 --max-restarts 3 -m examples.ddp --folder runs/ddp
 
-Kill one of the processes: torchrun ends the others and starts all of them again, from the last checkpoint. Each has its
-share of the batch; all find the same weights, those of the whole batch, and so one checkpoint, that of rank 0, serves
-all, and any other number of them. The variable gives every start a store of its own: in the one that torchrun keeps for
-all of them are the addresses of the processes that have died, for which new ones may wait until their timeout.
+Kill one of the processes: torchrun ends the others and restarts all of them from the last checkpoint. Each process has
+a share of the batch, and all compute the same weights, those of the whole batch. So rank 0 saves for all, and its
+checkpoint loads on any number of processes. The variable gives each restart a new store: the one that torchrun would
+keep still has the addresses of the processes that died, for which new ones may wait until their timeout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ except ModuleNotFoundError:  # run as a script
 
 
 def train(path: Path, steps: int, every: int, device: torch.device) -> None:
-    """Train up to ``steps``, from the checkpoint in ``path`` on if there is one; write one every so often."""
+    """Train up to ``steps``, starting from the checkpoint at ``path`` if there is one; save every ``every`` steps."""
     torch.manual_seed(0)
     rank, number = dist.get_rank(), dist.get_world_size()
     network = Network().to(device)
@@ -54,13 +54,13 @@ def train(path: Path, steps: int, every: int, device: torch.device) -> None:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
                 torch.save(state, path.with_suffix(".new"))
                 os.replace(path.with_suffix(".new"), path)
-            dist.barrier()  # no process is a checkpoint ahead
+            dist.barrier()  # no process is ahead by a checkpoint
             print(f"step {done}, saved", flush=True)
     report(f"step {done}", network, optimizer.weights)
 
 
 def main(folder: str | None = None, steps: int = 60, every: int = 20) -> None:
-    """Train with the checkpoint in ``folder``; without one (in one process), in a folder that does not last."""
+    """Train with the checkpoint in ``folder``; None (in a single process) is a temporary folder."""
     with (
         process_group() as device,
         redirect_stdout(sys.stdout if dist.get_rank() == 0 else None),

@@ -3,9 +3,9 @@
     python -m examples.fsdp
     torchrun --nproc-per-node 2 -m examples.fsdp --folder runs/fsdp
 
-Kill it and give either command again. Each process has its share of the batch; all find the same weights, those of the
-whole batch. The state of the weighting is in the optimizer's, through ``get_state_dict`` and ``set_state_dict`` as
-without a weighting; only the tasks must be declared, for loading fills in what is there already.
+Kill it and run either command again. Each process has a share of the batch, and all compute the same weights, those of
+the whole batch. ``get_state_dict`` and ``set_state_dict`` carry the state of the weighting within that of the
+optimizer. The tasks must be declared, since loading fills in the tensors that exist already.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ except ModuleNotFoundError:  # run as a script
 
 
 def train(folder: Path, steps: int, every: int, device: torch.device) -> None:
-    """Train up to ``steps``, from the last checkpoint in ``folder`` on if there is one; write one every so often."""
+    """Train up to ``steps``, starting from the last checkpoint in ``folder`` if any; save every ``every`` steps."""
     torch.manual_seed(0)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     network = Network().to(device)
@@ -46,7 +46,7 @@ def train(folder: Path, steps: int, every: int, device: torch.device) -> None:
         network_state, optimizer_state = get_state_dict(network, optimizer)
         return {"network": network_state, "optimizer": optimizer_state, "scheduler": scheduler}
 
-    # The metadata comes last: what has none was not finished.
+    # The metadata is written last: a checkpoint without it is incomplete.
     done = max((int(path.parent.name) for path in folder.glob("*/.metadata")), default=0)
     if done:
         loaded = state()
@@ -65,7 +65,7 @@ def train(folder: Path, steps: int, every: int, device: torch.device) -> None:
 
 
 def main(folder: str | None = None, steps: int = 60, every: int = 20) -> None:
-    """Train with checkpoints in ``folder``; without one (in one process), in a folder that does not last."""
+    """Train with checkpoints in ``folder``; None (in a single process) is a temporary folder."""
     with (
         process_group() as device,
         redirect_stdout(sys.stdout if dist.get_rank() == 0 else None),

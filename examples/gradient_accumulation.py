@@ -2,8 +2,9 @@
 
     python -m examples.gradient_accumulation
 
-``accumulation_steps`` divides the weights, so that the gradients add up to their mean; the losses are weighed as they
-are, and each batch moves the state of the weighting. A batch may hold one task only: the others are absent from it.
+``accumulation_steps`` divides the weights, so that the gradients add up to their mean; the losses are weighed
+undivided, and each batch advances the state of the weighting. A batch may hold one task only: the others are absent
+from it.
 """
 
 from __future__ import annotations

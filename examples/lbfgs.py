@@ -2,8 +2,8 @@
 
     python -m examples.lbfgs
 
-The closure returns the losses by task. They are weighed at its first evaluation in a step, and the weights stay until
-the step is done, so that the line search sees one objective.
+The closure returns the losses by task. The weights are computed at its first evaluation in a step and kept until the
+end of the step, so that the line search sees one objective.
 """
 
 from __future__ import annotations

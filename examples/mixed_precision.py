@@ -1,10 +1,10 @@
-"""Mixed precision with gradient scaling, and gradients that are clipped before the step.
+"""Mixed precision with gradient scaling and gradient clipping.
 
     python -m examples.mixed_precision
 
-The scaler is handed to ``backward``, which scales the gradients by way of the weights: the weighting sees the losses as
-they are. Everything after that is the usual loop, with the wrapper in the place of the optimizer. Without clipping,
-``optimizer.step(losses, scaler=scaler)`` does it all but ``scaler.update()``.
+The scaler is given to ``backward``, which scales the weights: the weighting sees the losses unscaled. The rest is the
+usual loop with the wrapper as the optimizer. Without clipping, call ``optimizer.step(losses, scaler=scaler)`` and then
+``scaler.update()``.
 """
 
 from __future__ import annotations

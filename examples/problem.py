@@ -1,4 +1,4 @@
-"""Three regressions on one trunk, which the other examples train: an easy, a hard and a noisy one."""
+"""The problem that the other examples train on: an easy, a hard and a noisy regression on one trunk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Network(nn.Module):
 
 
 def batch(step: int, size: int = 32) -> Batch:
-    """Inputs and the targets of each task: the same for the same step."""
+    """Return inputs and the targets of each task; the same for the same step."""
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(size, 4, generator=generator)
     noise = torch.randn(size, 1, generator=generator)
@@ -39,14 +39,14 @@ def batch(step: int, size: int = 32) -> Batch:
 
 
 def part(batch: Batch, rank: int, number: int) -> Batch:
-    """The share of a batch that one of so many processes has."""
+    """Return the share of a batch that process ``rank`` of ``number`` has."""
     x, targets = batch
     return x[rank::number], {task: target[rank::number] for task, target in targets.items()}
 
 
 @contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Yield the device of this process, one of those that torchrun started or alone, in a process group."""
+    """Initialize a process group, with or without torchrun, and yield the device of this process."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -55,7 +55,7 @@ def process_group() -> Iterator[torch.device]:
         yield device
         return
     alone = {} if dist.is_torchelastic_launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    # Who waits longer for another process gives up, so that torchrun can start all of them again.
+    # A process that waits longer for another ends, so that torchrun can restart all of them.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=1), **alone)
     try:
         yield device
@@ -64,7 +64,7 @@ def process_group() -> Iterator[torch.device]:
 
 
 def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The mean squared error of each task, on the device of the network."""
+    """Return the mean squared error of each task, on the device of the network."""
     device = next(network.parameters()).device
     x, targets = batch
     return {task: (output - targets[task].to(device)).square().mean() for task, output in network(x.to(device)).items()}
@@ -72,7 +72,7 @@ def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def report(title: str, network: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
-    """Print the loss of each task on samples that are not trained on, and its weight where there is one."""
+    """Print the loss of each task on held-out samples, and its weight if given."""
     print(title)
     for task, loss in losses(network, batch(step=1_000_000, size=256)).items():
         print(f"  {task:8}loss {loss.item():.4f}" + (f"  weight {weights[task].item():.3f}" if weights else ""))

@@ -1,10 +1,10 @@
-"""A run that may be killed at any moment goes on from its last checkpoint, to the same bits.
+"""A run that may be killed at any time and resumes from its last checkpoint, to the same bits.
 
     python -m examples.resume --folder runs/resume --steps 200 --every 10
 
-Kill it and give the same command again. The state of the weighting is in the state dict of the optimizer, so the
-checkpoint is that of any run: network, optimizer, scheduler, how many steps are done, and the random number generator,
-which here jitters the inputs. It takes its place in one go, when it is whole.
+Kill it and run the same command again. The state dict of the optimizer contains that of the weighting, so the
+checkpoint is that of any run: network, optimizer, scheduler, the number of steps done, and the random number
+generator, which jitters the inputs here. A complete checkpoint replaces the last one in one operation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ except ModuleNotFoundError:  # run as a script
 
 
 def train(path: Path, steps: int, every: int) -> None:
-    """Train up to ``steps``, from the checkpoint in ``path`` on if there is one; write it ``every`` so many steps."""
+    """Train up to ``steps``, starting from the checkpoint at ``path`` if there is one; save every ``every`` steps."""
     torch.manual_seed(0)
     network = Network()
     optimizer = TaskReweightedOptimizer(torch.optim.AdamW(network.parameters(), lr=3e-3), TASKS)
@@ -55,7 +55,7 @@ def train(path: Path, steps: int, every: int) -> None:
 
 
 def main(folder: str | None = None, steps: int = 200, every: int = 10) -> None:
-    """Train with the checkpoint in ``folder``; without one, in a folder that does not last."""
+    """Train with the checkpoint in ``folder``; None is a temporary folder."""
     with TemporaryDirectory() if folder is None else nullcontext(folder) as place:
         Path(place).mkdir(parents=True, exist_ok=True)
         train(Path(place) / "checkpoint.pt", steps, every)

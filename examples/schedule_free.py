@@ -1,9 +1,9 @@
-"""A schedule-free optimizer inside: its ``train`` and ``eval`` are called on the wrapper.
+"""A schedule-free inner optimizer, whose ``train`` and ``eval`` are called on the wrapper.
 
     python -m examples.schedule_free
 
-Schedule-free optimizers train at one point and are evaluated at an average of the points before it, and want to be told
-which it is. They want to be in ``eval`` when a checkpoint is made, so that the network in it is the average.
+Schedule-free optimizers train at one point, evaluate at an average of earlier ones, and must be told which is needed.
+Call ``eval`` before saving a checkpoint, so that it holds the average.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def train(network: Network, optimizer: Any, steps: range) -> None:
 
 
 def main(steps: int = 300) -> None:
-    """Train for half of the steps, save, and go on from the checkpoint."""
+    """Train for half of the steps, save, and resume from the checkpoint."""
     network, optimizer = build()
     report("before", network)
     train(network, optimizer, range(steps // 2))

@@ -45,9 +45,7 @@ def train(parts: dict, steps: range) -> None:
         second.zero_grad()
         optimizer.backward(losses(network, batch(step)))
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        if (
-            norm.isfinite()
-        ):  # waits for the device, like nonfinite="skip", which would not see the gradients of the second
+        if norm.isfinite():  # nonfinite="skip" sees the gradients of the wrapped optimizer alone
             optimizer.step()
             second.step()
         for scheduler in schedulers:

@@ -1,9 +1,9 @@
-"""Accelerate: gradient accumulation, and a run that goes on from what ``save_state`` saved.
+"""Accelerate: gradient accumulation, and a run that resumes from what ``save_state`` saved.
 
     python -m examples.with_accelerate
 
 The wrapper is prepared like any other optimizer. ``combine`` weighs the losses of a micro-batch; Accelerate divides the
-weighted sum by the number of micro-batches, and lets the prepared optimizer step after the last of them.
+weighted sum by the number of micro-batches, and the prepared optimizer steps only after the last of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # run as a script
 
 
 class Run(NamedTuple):
-    """The accelerator, the wrapper, and what became of everything in ``prepare``."""
+    """The accelerator, the wrapper, and the prepared objects."""
 
     accelerator: Accelerator
     optimizer: TaskReweightedOptimizer

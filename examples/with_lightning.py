@@ -2,8 +2,8 @@
 
     python -m examples.with_lightning
 
-``self.optimizers()`` has all that the wrapper has. In automatic optimization ``training_step`` returns what ``combine``
-returns, and Lightning calls backward and step; in manual optimization the two are called by hand.
+``self.optimizers()`` has all methods of the wrapper. In automatic optimization ``training_step`` returns what
+``combine`` returns, and Lightning calls backward and step; in manual optimization the two are called by hand.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Automatic(lightning.LightningModule):
         return self.optimizers().combine(losses(self.network, batch))
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the losses as they are: the weights move, so weighted losses of two epochs do not compare."""
+        """Log the losses unweighted: weights change, so weighted losses of two epochs cannot be compared."""
         self.log_dict(losses(self.network, batch))
 
     def configure_optimizers(self) -> dict:
-        """Build the scheduler on the wrapper; Lightning refuses one that is built on the optimizer inside."""
+        """Build the scheduler on the wrapper; Lightning refuses one that is built on the inner optimizer."""
         optimizer = TaskReweightedOptimizer(torch.optim.AdamW(self.parameters(), lr=3e-3), TASKS)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -70,7 +70,7 @@ def fit(module: Automatic, batches: int, checkpoint: str | None = None, **option
 
 
 def main(batches: int = 150, epochs: int = 2) -> None:
-    """Train in both ways from the same seed, which comes to the same."""
+    """Train in both ways from the same seed, with the same result."""
     for kind in (Automatic, Manual):
         torch.manual_seed(0)
         module = kind()

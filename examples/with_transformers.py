@@ -1,4 +1,4 @@
-"""The Trainer of Hugging Face: gradient accumulation, and a run that goes on from one of its checkpoints.
+"""The Trainer of Hugging Face: gradient accumulation, and a run that resumes from one of its checkpoints.
 
     python -m examples.with_transformers
 
@@ -36,14 +36,14 @@ class MultiTaskTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Weigh the losses in training. In evaluation sum them: the weights move, and `eval_loss` is to be compared."""
+        """Weigh the losses in training. In evaluation, sum them: weights change, and ``eval_loss`` is compared."""
         task_losses = losses(model, (inputs["x"], inputs))
         total = self.reweighted.combine(task_losses) if model.training else sum(task_losses.values())
         return (total, task_losses) if return_outputs else total
 
 
 def samples(step: int, size: int) -> list[dict[str, Tensor]]:
-    """A dataset of samples: ``x``, and the target of each task under its name."""
+    """Return a dataset of samples: ``x``, and the target of each task under its name."""
     x, targets = batch(step, size)
     columns = {"x": x, **targets}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -77,7 +77,7 @@ def build(folder: str, updates: int, accumulation: int, **options: Any) -> Multi
 
 
 def main(updates: int = 200, accumulation: int = 2) -> None:
-    """Train, then again from the checkpoint of half way, which comes to the same."""
+    """Train, then resume from the checkpoint of half way, with the same result."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(folder, updates, accumulation)
         report("before", trainer.model)

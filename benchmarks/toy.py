@@ -59,7 +59,6 @@ class Method:
 
 
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
-    "art": {"correction": "log_ratio"},  # for losses that pass 1
     "dwa": {"period": 25},  # the window of Nash-MTL's and FAMO's code
     "famo": {"min_losses": BOUNDS, "weight_decay": 0.0},  # its authors' for this problem
 }

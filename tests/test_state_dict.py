@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from art_optim import Art, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
+from art_optim import Art, ArtAblation, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
 
 from .conftest import TASKS, MultiTask
 from .test_optimizer import identical, parameters_of, train, wrap
@@ -195,7 +195,7 @@ def test_what_a_checkpoint_says_of_the_weighting(model):
 
     assert said(Art()) == "Art()"
     assert said(Art(temperature=2)) == said(Art(temperature=2.0)) == "Art(temperature=2.0)"
-    assert said(Art(initial=1)) == said(Art(initial=1.0))
+    assert said(ArtAblation(initial=1)) == said(ArtAblation(initial=1.0))
     assert said(FixedWeighting([1, 2, 3])) == "FixedWeighting(weights=(1.0, 2.0, 3.0))"
 
 

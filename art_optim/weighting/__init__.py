@@ -1,6 +1,7 @@
 """Loss weightings: one file a method, losses in, weights out."""
 
 from .art import Art
+from .art_ablation import ArtAblation
 from .base import Normalization, Weighting
 from .cov import CoVWeighting
 from .dwa import DynamicWeightAverage
@@ -25,6 +26,7 @@ __all__ = [
     "SLAW",
     "AnalyticalUncertainty",
     "Art",
+    "ArtAblation",
     "CoVWeighting",
     "DynamicWeightAverage",
     "EqualWeighting",

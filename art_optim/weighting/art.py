@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .art_ablation import ArtAblation
 from .base import Weighting
 from .functional import Present, masked_softmax, zero_or_nan
 from .registry import register
-from .validation import check_choice, check_real
-
-Rate = Literal["smoothed", "raw", "none"]
-Correction = Literal["log_quotient", "log_ratio", "ratio", "none"]
+from .validation import check_history_share, check_positive, check_real
 
 
 @register("art")
@@ -24,13 +22,12 @@ class Art(Weighting):
     r"""Active reweighting of Wu et al., "Harmony in Diversity: Improving All-in-One Image Restoration via Multi-Task
     Collaboration" (ACM MM 2024).
 
-    A task gets more weight when it converges slower than it did of late, and when it has strayed from the best it
-    ever reached:
+    A task gets more weight while its loss is above its recent average, and while it is above the smallest it has had:
 
     .. math::
 
-        s_t = L_t / E_t, \qquad
-        r_t = \log M_t / \log L_t, \qquad
+        s_t = \frac{L_t}{E_t}, \qquad
+        r_t = 1 + \frac{\log (L_t / M_t)}{\max(1, -\log L_t)}, \qquad
         w_t = \operatorname{softmax}_t (s_t r_t / \tau)
 
     where
@@ -39,37 +36,24 @@ class Art(Weighting):
     - :math:`E_t` is its smoothed loss before this step, afterwards :math:`\beta E_t + (1 - \beta) L_t` (Eq. 6);
     - :math:`M_t` is its smallest loss before this step, afterwards :math:`\min(M_t, L_t)`;
     - :math:`s_t` is the local convergence rate (Eq. 5; Eq. 4 with the previous loss in place of :math:`E_t`);
-    - :math:`r_t` is the global correction weight (Eq. 7 after the logarithm), above 1 exactly when :math:`L_t > M_t`;
+    - :math:`r_t` is the global correction weight, above 1 exactly when :math:`L_t > M_t`. For :math:`L_t \leq 1/e` it
+      is the quotient of Eq. 7 after the logarithm, :math:`\log M_t / \log L_t`. That quotient diverges at
+      :math:`L_t = 1` and is negative beyond, so above :math:`1/e` the denominator stays at 1: there :math:`r_t`
+      depends on the ratio of the losses alone. Both agree at :math:`1/e`;
+    - the priority :math:`s_t r_t` is clamped to [0, ``max_priority``];
     - the softmax (Eq. 8) is over the present tasks, so the weights sum to 1.
 
-    A task's first loss sets :math:`E_t` and :math:`M_t`, so the first weights are uniform. The quotient of logarithms
-    has a meaning only inside (0, 1): beyond 1 it changes its sign, and close to 1 it explodes (a loss of 0.999
-    after 0.1 has 2301). Therefore
-
-    - where :math:`L_t` or :math:`M_t` is not below 1, :math:`r_t = 1 + \log(L_t / M_t)`, which knows no scale;
-    - the priority :math:`s_t r_t` is clamped to [0, ``max_priority``];
-    - a loss that is zero, negative or not finite has the neutral priority 1 and leaves the state alone.
-
-    Losses above 1 are thus weighed by their ratio to the minimum. For losses that pass 1, such as cross-entropies,
-    choose ``correction="log_ratio"`` throughout: just below 1 the quotient exaggerates, and the weight falls back where
-    the loss crosses. A loss that goes below 0 needs a shift, or another method.
+    A task's first loss initializes :math:`E_t` and :math:`M_t`, so the first weights are uniform. A loss that is zero,
+    negative or not finite has the neutral priority 1 and leaves the state unchanged.
 
     Args:
         temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform.
         decay: :math:`\beta` in [0, 1), the share of history in the smoothed loss.
-        rate: ``"smoothed"`` :math:`L/E`, ``"raw"`` :math:`L` over the previous loss (``decay`` is then not used), or
-            ``"none"`` 1.
-        correction: ``"log_quotient"`` :math:`\log M / \log L`, ``"log_ratio"`` :math:`1 + \log(L/M)`, ``"ratio"``
-            :math:`L/M`, or ``"none"`` 1. The rows of the paper's Table 1 are configurations: "mixed" is none and none,
-            "s raw" raw and none, "s smoothed" smoothed and none, "r raw" none and ratio, "r log" none and log_quotient.
         max_priority: The largest :math:`s_t r_t`, positive.
-        initial: :math:`E_t` and :math:`M_t` before a task's first loss, positive; None to take that first loss.
-        guarded: Whether what is said above of losses outside (0, 1) and of the clamp holds. False is the bare formula,
-            which may give infinite logits there, and so NaN.
         normalize: See :class:`Weighting`.
 
     State:
-        ``smoothed`` and ``minimum``, both [K] float32, NaN before a task's first loss unless ``initial`` is given.
+        ``smoothed`` and ``minimum``, both [K] float32, NaN before a task's first loss.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
@@ -85,8 +69,13 @@ class Art(Weighting):
         - the paper's best temperature is 3 (Table 5), the code's default 0.1 is nearly one-hot;
         - the code starts :math:`E` and :math:`M` at 0.1, see :meth:`reference`.
 
-        The look-alike is SoftAdapt, a softmax of :math:`L` over the previous loss: ``rate="raw"``,
-        ``correction="none"``.
+        The rows of Table 1 and other variants are :class:`ArtAblation`.
+
+    Note:
+        The minimum never forgets an outlier. After one lucky batch, or for a loss that must rise from its minimum (such
+        as a KL term), :math:`r_t` stays above 1: among losses of 0.1, a single loss of 1e-6 raises the weight of its
+        task from .5 to .84, for the rest of the run. A single large loss, by contrast, lowers :math:`s_t` until
+        :math:`E_t` has forgotten it, with a share of ``decay`` a step, but at most to 0.
 
     Example:
         >>> import torch
@@ -103,74 +92,40 @@ class Art(Weighting):
 
     temperature: float = 3.0
     decay: float = 0.99
-    rate: Rate = "smoothed"
-    correction: Correction = "log_quotient"
     max_priority: float = 10.0
-    initial: float | None = None
-    guarded: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("decay", "max_priority", "initial"):  # so that 3 and 3.0 are one in a checkpoint
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, float(getattr(self, name)))
         check_real(self, "temperature", 1e-6)
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay is {self.decay}; it must be in [0, 1), the share of history in the smoothed loss")
-        check_choice(self, "rate", Rate)
-        check_choice(self, "correction", Correction)
-        if not 0 < self.max_priority < math.inf:
-            raise ValueError(f"max_priority is {self.max_priority}; it must be positive and finite")
-        if self.initial is not None and not 0 < self.initial < math.inf:
-            raise ValueError(f"initial is {self.initial}; it must be positive and finite, or None for the first loss")
+        check_history_share(self, "decay")
+        check_positive(self, "max_priority")
 
-    @classmethod
-    def reference(cls, temperature: float = 0.1) -> Art:
-        """Return the authors' code: history and minimum start at 0.1, nothing is guarded.
+    @staticmethod
+    def reference(temperature: float = 0.1) -> ArtAblation:
+        """Return the authors' code: history and minimum start at 0.1, and losses outside (0, 1) are not guarded.
 
-        Two things differ from what that code does when it runs. It stores the third task's smoothed loss under another
-        name, so that this one stays 0.1 for ever: here every task's is updated. And losses that are not finite stay out
-        of the state.
+        It differs from that code in two points. The code stores the third task's smoothed loss under another name, so
+        that the one it reads stays at 0.1: here every task's is updated. And losses that are not finite are kept out of
+        the state.
         """
-        return cls(temperature=temperature, initial=0.1, guarded=False)
+        return ArtAblation(temperature=temperature, initial=0.1, guarded=False)
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        start = math.nan if self.initial is None else self.initial
-        return {
-            name: torch.full((num_tasks,), start, dtype=torch.float32, device=device)
-            for name in ("smoothed", "minimum")
-        }
+        unknown = torch.full((num_tasks,), math.nan, dtype=torch.float32, device=device)
+        return {"smoothed": unknown, "minimum": unknown.clone()}
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         log_loss, smoothed, minimum = losses.log(), state["smoothed"], state["minimum"]
-        loss = losses + zero_or_nan(log_loss if self.guarded else losses)  # NaN if it does not count
+        loss = losses + zero_or_nan(log_loss)  # NaN where zero, negative or not finite
+        updated = smoothed.lerp(loss, 1 - self.decay)
+        incomparable = updated.isnan()  # a first loss, or one that is not usable
 
-        updated = smoothed.lerp(loss, 1.0 if self.rate == "raw" else 1 - self.decay)
-        incomparable = updated.isnan()  # a task's first loss, or one that does not count
-
-        priority = self._rate(loss, smoothed) * self._correction(loss, log_loss, minimum)
-        if self.guarded:
-            priority = priority.clamp(0, self.max_priority)
+        rate = loss / smoothed
+        excess = (minimum.log() - log_loss) / log_loss.clamp(max=-1)  # r - 1, exactly 0 at the minimum
+        priority = torch.addcmul(rate, rate, excess).clamp(0, self.max_priority)
         priority = torch.where(incomparable, 1.0, priority)
 
-        # Of the two, fmin takes the one that is a number.
+        # fmin ignores NaN
         torch.where(incomparable, smoothed.fmin(loss), updated, out=smoothed)
         torch.fmin(minimum, loss, out=minimum)
         return masked_softmax(priority / self.temperature, present)
-
-    def _rate(self, loss: Tensor, smoothed: Tensor) -> Tensor:
-        return torch.ones_like(loss) if self.rate == "none" else loss / smoothed
-
-    def _correction(self, loss: Tensor, log_loss: Tensor, minimum: Tensor) -> Tensor:
-        if self.correction == "none":
-            return torch.ones_like(loss)
-        if self.correction == "ratio":
-            return loss / minimum
-        log_minimum = minimum.log()
-        if self.correction == "log_quotient" and not self.guarded:
-            return log_minimum / log_loss
-        log_ratio = log_loss - log_minimum + 1  # exactly 1 at the minimum
-        if self.correction == "log_ratio":
-            return log_ratio
-        both_below_1 = torch.maximum(log_loss, log_minimum).signbit()
-        return torch.where(both_below_1, log_minimum / log_loss, log_ratio)

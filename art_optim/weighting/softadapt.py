@@ -47,8 +47,8 @@ class SoftAdapt(Weighting):
         differences, which depends on their scale, with :math:`\beta = 0.1`; and two variants, one with normalised
         slopes, one with the softmax multiplied by the losses. Those weights sum to 1.
 
-        The look-alikes: ``Art(rate="raw", correction="none", temperature=1.0)`` is this with weights that sum to 1, as
-        far as its clamp; :class:`Art` itself compares with a smoothed loss, and with the best one;
+        The look-alikes: ``ArtAblation(rate="raw", correction="none", temperature=1.0)`` is this with weights that sum
+        to 1, up to its clamp; :class:`Art` compares with a smoothed loss and with the smallest one;
         :class:`DynamicWeightAverage` compares the two losses before this one.
 
     Example:

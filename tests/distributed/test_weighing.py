@@ -304,7 +304,7 @@ def each_for_itself(rank, mesh, folder):
     parallel = DistributedDataParallel(network)
     optimizers = [
         TaskReweightedOptimizer(sgd(network.parameters()), TASKS, weighting, process_group=False)
-        for weighting in (Art(rate="raw"), JacobianAggregation(UPGrad()))
+        for weighting in (Art(decay=0.0), JacobianAggregation(UPGrad()))
     ]
     for step, optimizer in enumerate(optimizers * 2):
         inputs, ids = batch(5 * step, [rank], mesh.size())

@@ -14,6 +14,7 @@ from torch import Tensor
 from art_optim import (
     FAMO,
     Art,
+    ArtAblation,
     DynamicWeightAverage,
     ImprovableGap,
     RandomWeighting,
@@ -29,10 +30,10 @@ REQUIRED = {"fixed": {"weights": (0.5, 1.0, 2.0, 0.0)}}
 
 CONFIGURATIONS = [
     Art.reference(3.0),
-    Art(rate="raw", correction="none"),
-    Art(rate="none", correction="ratio"),
-    Art(rate="none", correction="log_ratio", decay=0.5),
-    Art(rate="none", correction="none"),
+    ArtAblation(rate="raw", correction="none"),
+    ArtAblation(rate="none", correction="ratio"),
+    ArtAblation(rate="none", correction="log_ratio", decay=0.5),
+    ArtAblation(rate="none", correction="none"),
     DynamicWeightAverage(temperature=0.5, period=3),
     FAMO(weight_decay=0.0, min_losses=(0.0, -1.0, 5e-5, -0.1)),
     ImprovableGap(warmup=0, period=2),

@@ -13,7 +13,7 @@ from art_optim import (
     FAMO,
     SLAW,
     AnalyticalUncertainty,
-    Art,
+    ArtAblation,
     CoVWeighting,
     DynamicWeightAverage,
     GeometricLoss,
@@ -353,7 +353,7 @@ def test_two_forms_of_uncertainty_rest_at_the_same_weight():
 
 def test_softadapt_is_a_configuration_of_art_but_for_the_scale():
     losses, present = tensors(list(history(30)))
-    art, _ = run(Art(rate="raw", correction="none", temperature=1.0, normalize="sum"), losses, present)
+    art, _ = run(ArtAblation(rate="raw", correction="none", temperature=1.0, normalize="sum"), losses, present)
     settled = (present.cumsum(0) > 1).logical_or(~present).all(1)
     assert settled.sum() > 20
     weights, _ = run(SoftAdapt(), losses, present)

@@ -16,7 +16,7 @@ class Replay:
     """The weights of one step: the first evaluation of its closure records them, and later ones repeat them in order.
 
     Args:
-        weights: Weights that are known already, which the first evaluation repeats, too.
+        weights: The weights that the first evaluation repeats, too, where they are known before it.
     """
 
     def __init__(self, weights: Tensor | None = None) -> None:
@@ -46,7 +46,7 @@ class WeighedClosure:
     """Evaluates a closure for the inner optimizer, and weighs and differentiates the losses that it returns.
 
     Args:
-        closure: Returns the losses of the tasks. Or it has called ``backward`` itself and returns the total, or None.
+        closure: Returns the losses of the tasks; or calls ``backward`` itself, and returns the total or None.
         backward: Weighs losses and differentiates them.
         replay: The weights of this step.
     """
@@ -67,15 +67,15 @@ class WeighedClosure:
         """Evaluate the closure once.
 
         Raises:
-            TypeError: The closure returns neither losses nor a total, such as a list of losses, which nobody would
-                differentiate.
+            TypeError: The closure returns neither losses by task nor a total, but e.g. a list of losses, which would
+                train nothing.
             Skip: Gradients that are watched are not finite.
         """
         unmoved = bool(self._watched) and self._versions == _versions(self._watched)
         with self.replay.evaluation():
             result = self.closure()
             if not _is_total(result):
-                result = self.backward(result)  # refuses what is not losses
+                result = self.backward(result)  # which refuses anything else than losses
         if unmoved:
             require_finite_gradients(self._watched)
         return result

@@ -15,12 +15,12 @@ class TaskLosses:
     """The losses of K tasks as one vector, with the number of samples behind each.
 
     :meth:`from_mapping` makes it from named losses, :func:`per_task_mean` from a batch that mixes the samples of many
-    tasks, or has several labels a sample. Both leave it to the device which tasks are absent.
+    tasks, or whose samples have several labels. Which tasks are absent is then known on the device.
 
     Args:
         values: [K] floating point, usually with a graph. The value of an absent task is never read: it may be NaN.
         counts: [K], the number of samples that each loss averages: 0 for an absent task, and 1 where the number is not
-            known. None is 1 for all tasks, and tells the host that no task is absent.
+            known. None means 1 for every task; no task is absent then, and the host knows it.
         tasks: The K names in order, or None where only the optimizer knows them.
 
     Attributes:
@@ -141,12 +141,12 @@ Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    """Whether a value is a ``Mapping``, or has ``keys`` as one: what ``dict(value)`` takes for a mapping."""
+    """Whether a value is a mapping: a ``Mapping``, or of a class that has ``keys``, as ``dict(value)`` asks for it."""
     return isinstance(value, Mapping) or hasattr(type(value), "keys")
 
 
 def are_losses(value: object) -> TypeGuard[Losses]:
-    """Whether a value is the losses of a step, and not a closure, a single loss or a mistake."""
+    """Whether a value is the losses of a step by task, and not a closure or a single loss."""
     return isinstance(value, TaskLosses) or is_mapping(value)
 
 
@@ -165,7 +165,7 @@ def per_task_mean(
     *,
     mask: Tensor | None = None,
 ) -> TaskLosses:
-    r"""Average the losses of a batch task by task, where each sample belongs to one task or has a label for several.
+    r"""Average the losses of a batch task by task, where each sample belongs to one task or has labels for several.
 
     .. math::
 
@@ -176,34 +176,34 @@ def per_task_mean(
     with :math:`n_t` the number of terms of the sum.
 
     - **A mixed batch**: ``per_task_mean(losses, task_ids, num_tasks)`` with losses [B], one a sample.
-    - **A label matrix**: ``per_task_mean(losses, mask=mask)`` with losses [B, K], one a sample and task, of which some
-      have no label.
+    - **A label matrix**: ``per_task_mean(losses, mask=mask)`` with losses [B, K], one a sample and task, where some
+      labels are missing.
 
-    The number of device operations is fixed, whatever the batch holds; nothing is read back to the host. A task that
-    happens to have no sample is absent. The gradient is that of the means over the samples that count, and exactly 0
-    for all others. Low-precision losses are averaged in float32.
+    The number of device operations does not depend on the batch, and nothing is read back to the host. A task without
+    a sample in the batch is absent. The gradient is that of the means, exactly 0 for the losses outside the mask.
+    Low-precision losses are averaged in float32.
 
     Args:
         losses: [B] or [B, K] floating point, with their graph.
         task_ids: [B] integer, the index of each sample's task in the order of the optimizer's tasks.
         num_tasks: K.
-        mask: [B, K] bool, where there is a label. The other losses are never read. If None, a NaN in a matrix marks a
-            missing label.
+        mask: [B, K] bool, True where there is a label. The losses elsewhere are never read. If None, NaN marks the
+            loss of a missing label.
 
     Returns:
         A :class:`TaskLosses` of K values, which ``step`` accepts in place of a mapping.
 
     Raises:
-        TypeError: An argument that should be a tensor is none, or an argument is missing.
+        TypeError: An argument is missing, or is not a tensor.
         ValueError: Shapes, dtypes or devices do not fit together; or ``mask`` is given with ``task_ids``.
         IndexError: A task id is not in [0, K). On an accelerator, where looking would wait for the device, this is the
             device's own assertion.
 
     Note:
-        - A NaN label must not reach the loss function. Its loss has no share in the total, but the gradient of the
-          network is then :math:`0 \cdot \text{NaN} = \text{NaN}`, for a derivative such as
-          :math:`2 (x - \text{NaN})` is NaN itself. Fill the missing labels and give the mask, as below. With a mask, a
-          NaN that the network makes shows in the loss of its task.
+        - Fill missing labels before the loss is computed, and give the mask, as below. A loss computed from a NaN label
+          has no share in the total, but its derivative, such as :math:`2 (x - \text{NaN})`, is NaN, and so is the
+          gradient of the network: :math:`0 \cdot \text{NaN} = \text{NaN}`.
+        - With a mask, a NaN that the network computes shows in the loss of its task.
         - On CUDA the sums over ``task_ids`` are atomic: their last bit may differ from run to run unless
           ``torch.use_deterministic_algorithms(True)`` is set.
 
@@ -213,12 +213,9 @@ def per_task_mean(
         >>> per_task_mean(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 2]), num_tasks=3)
         TaskLosses(values=tensor([0.3000, 0.0000, 0.9000]), counts=tensor([2., 0., 1.]), tasks=None)
         >>> labels = torch.tensor([[1.0, torch.nan], [0.0, torch.nan]])
-        >>> logits = torch.zeros(2, 2, requires_grad=True)
-        >>> losses = torch.nn.functional.binary_cross_entropy_with_logits(
-        ...     logits, labels.nan_to_num(), reduction="none"
-        ... )
-        >>> per_task_mean(losses.detach(), mask=~labels.isnan())
-        TaskLosses(values=tensor([0.6931, 0.0000]), counts=tensor([2., 0.]), tasks=None)
+        >>> losses = torch.nn.functional.mse_loss(torch.zeros(2, 2), labels.nan_to_num(), reduction="none")
+        >>> per_task_mean(losses, mask=~labels.isnan())
+        TaskLosses(values=tensor([0.5000, 0.0000]), counts=tensor([2., 0.]), tasks=None)
     """
     if task_ids is None and num_tasks is None:
         return _mean_of_columns(losses, mask)

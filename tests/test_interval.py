@@ -24,25 +24,14 @@ from art_optim import (
 )
 
 from .test_optimizer import same
-from .weighting.cases import EVERY, NUM_TASKS, REQUIRED, create
+from .weighting.cases import EVERY, NUM_TASKS, REQUIRED, available, create
 
 TASKS = ["a", "b", "c", "d"]
 every = pytest.mark.parametrize("weighting", EVERY, ids=repr)
 
-# With interval=1, a task that is alone always has the same weight.
-INERT_ALONE = [
-    "art",
-    "cov",
-    "dwa",
-    "famo",
-    "gls",
-    "gradnorm",
-    "relobralo",
-    "rlw",
-    "slaw",
-    "softadapt",
-    "uw_so",
-]  # the others: equal and fixed are constant, si, igb, imtl_l, stch and uncertainty follow each loss by itself
+# With interval=1, a lone task always has the same weight under the methods that compare tasks. The others are constant, or
+# follow each loss by itself.
+INERT_ALONE = sorted({*available()} - {"equal", "fixed"} - {"igb", "imtl_l", "si", "stch", "uncertainty"})
 
 
 def made(weighting: Weighting | str, interval: int, **kwargs) -> TaskReweightedOptimizer:

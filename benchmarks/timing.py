@@ -17,17 +17,19 @@ BLOCK, MOST_STEPS = 1e-2, 50  # in a round, steps until the first has taken so m
 Step = Callable[[], object]
 
 
-def rounds(contestants: Mapping[str, Step], device: str, least: int, seconds: float) -> pd.DataFrame:
+def rounds(contestants: Mapping[str, Step], device: str, least: int, seconds: float, multiple: int = 1) -> pd.DataFrame:
     """Return the seconds of a step: a row a round, a column a contestant.
 
     In each round all contestants take the same number of steps, in random order: as many as suit the first, after one
-    that is not timed, since training does not change the method between two steps and has its code in the caches. There
-    are at least so many rounds, and more until the seconds are over; another one before them warms up.
+    that is not timed, since training does not change the method between two steps and has its code in the caches. Their
+    number is a multiple of ``multiple``, so that what is done once in so many steps has its share. There are at least
+    so many rounds, and more until the seconds are over; another one before them warms up.
     """
     order, shuffle = list(contestants), random.Random(0).shuffle
     for step in contestants.values():
         seconds_a_step(step, 2, device)
     steps = min(MOST_STEPS, math.ceil(BLOCK / seconds_a_step(contestants[order[0]], 2, device)))
+    steps = multiple * math.ceil(steps / multiple)
     times: list[dict[str, float]] = []
     began = time.perf_counter()
     with _no_collection():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchjd.aggregation import UPGrad
 
-from art_optim import Art, EqualWeighting, FixedWeighting, weighting
+from art_optim import Art, EqualWeighting, FixedWeighting, ScaleInvariant, weighting
 from art_optim.weighting import registry
 from benchmarks.aggregators import AGGREGATORS
 from benchmarks.compare import __main__ as command
@@ -170,7 +170,7 @@ def test_another_configuration_is_another_run(compare, config, tmp_path, monkeyp
     longer = Config(**{**vars(config(0)), "steps": STEPS + 1})
     runs.compare(["equal"], [longer], jobs=1, folder=tmp_path / "runs")
     assert len(done) == STEPS + 1
-    monkeypatch.setitem(registry._REGISTRY, "equal", partial(FixedWeighting, (1.0, 1.0, 1.0)))
+    monkeypatch.setitem(registry._REGISTRY, "equal", ScaleInvariant)
     compare(["equal"], seeds=[0])
     assert len(done) == 2 * STEPS + 1
 

@@ -29,8 +29,8 @@ from .weighting.cases import EVERY, NUM_TASKS, REQUIRED, available, create
 TASKS = ["a", "b", "c", "d"]
 every = pytest.mark.parametrize("weighting", EVERY, ids=repr)
 
-# With interval=1, a lone task always has the same weight under the methods that compare tasks. The others are constant, or
-# follow each loss by itself.
+# With interval=1, a lone task always has the same weight under the methods that compare tasks. The others are constant,
+# or follow each loss by itself.
 INERT_ALONE = sorted({*available()} - {"equal", "fixed"} - {"igb", "imtl_l", "si", "stch", "uncertainty"})
 
 

@@ -14,24 +14,30 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.timing import Step
 
 
-def count(step: Step, device: str) -> dict[str, Any]:
-    """Return the operators of a step, and the most bytes that tensors made in it hold at once.
+def count(step: Step, device: str, steps: int = 1) -> dict[str, Any]:
+    """Return the operators of a step, the mean over some, and the most bytes that tensors made in them hold at once.
 
     On CUDA, also the kernels that it launches, and whether the host waits for the device.
     """
+
+    def all_steps() -> None:
+        for _ in range(steps):
+            step()
+
     if torch.device(device).type != "cuda":
-        return _profiled(step)
-    return {**_profiled(step, cuda=True), "peak bytes": _cuda_peak(step, device), "host waits": waits(step)}
+        return _profiled(all_steps, steps)
+    counted = _profiled(all_steps, steps, cuda=True)
+    return {**counted, "peak bytes": _cuda_peak(all_steps, device), "host waits": waits(all_steps)}
 
 
-def _profiled(step: Step, cuda: bool = False) -> dict[str, int]:
+def _profiled(all_steps: Step, steps: int, cuda: bool = False) -> dict[str, float]:
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
     with profile(activities=activities, profile_memory=not cuda) as profiled:
-        step()
+        all_steps()
     events = profiled.events() or []
-    counted = {"operators": sum(_is_operator(event) for event in events)}
+    counted = {"operators": sum(_is_operator(event) for event in events) / steps}
     if cuda:
-        return {**counted, "kernels": sum("LaunchKernel" in event.name for event in events)}
+        return {**counted, "kernels": sum("LaunchKernel" in event.name for event in events) / steps}
     with TemporaryDirectory() as folder:
         trace = Path(folder, "trace.json")
         profiled.export_chrome_trace(str(trace))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.timing import Step, quartiles, rounds
 from . import training, weighing
 from .counting import count
 from .inputs import INPUTS, Input
-from .methods import AGAIN, REFERENCE, skipped
+from .methods import AGAIN, REFERENCE, interval_of, skipped
 from .problems import PROBLEMS
 
 MOST_TASKS = {"srresnet": 40}  # its batch has an image of every task
@@ -57,9 +58,10 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return a record a method, and which make no sense here, and why."""
     steps, without = contestants(of, names, device)
-    times = rounds(steps, device, least, seconds)
+    intervals = {name: interval_of(name) for name in steps}
+    times = rounds(steps, device, least, seconds, multiple=math.lcm(*intervals.values()))
     summary = quartiles(times, REFERENCE)
-    counts = {name: count(step, device) for name, step in steps.items()}
+    counts = {name: count(step, device, intervals[name]) for name, step in steps.items()}
     plain = counts[REFERENCE]["peak bytes"]
     records = [
         {

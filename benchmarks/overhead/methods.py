@@ -21,6 +21,8 @@ AGAIN = f"{REFERENCE} again"
 STACKED = "stacked"
 HOST = "on the host"
 AGGREGATOR = "upgrad"
+INTERVAL = 8
+AT_INTERVALS = f" every {INTERVAL}"  # after the name of a weighting
 SCALARIZERS: dict[str, Callable[[int], Scalarizer]] = {
     "torchjd Sum": lambda num_tasks: Sum(),
     "torchjd Mean": lambda num_tasks: Mean(),
@@ -37,7 +39,9 @@ MOST_GRADIENTS = 40  # tasks that are differentiated one by one
 
 def names() -> list[str]:
     """Everything that is measured, the reference first."""
-    return [REFERENCE, AGAIN, STACKED, HOST, *available(), AGGREGATOR, *SCALARIZERS]
+    weightings = [*available(), AGGREGATOR]
+    at_intervals = [f"{name}{AT_INTERVALS}" for name in ("art", "gradnorm", AGGREGATOR)]
+    return [REFERENCE, AGAIN, STACKED, HOST, *weightings, *at_intervals, *SCALARIZERS]
 
 
 def compilable() -> list[str]:
@@ -47,12 +51,22 @@ def compilable() -> list[str]:
 
 def is_weighting(name: str) -> bool:
     """Whether the wrapper takes it."""
-    return name in available() or name == AGGREGATOR
+    return base_of(name) in {*available(), AGGREGATOR}
+
+
+def base_of(name: str) -> str:
+    """Return the name of a method without what says how it is run."""
+    return name.removeprefix(COMPILED).removesuffix(AT_INTERVALS)
+
+
+def interval_of(name: str) -> int:
+    """Return the number of steps from one weighing to the next."""
+    return INTERVAL if name.endswith(AT_INTERVALS) else 1
 
 
 def skipped(name: str, given: Input) -> str | None:
     """Why it makes no sense to measure this here, or None where it does."""
-    problem, base = given.problem, name.removeprefix(COMPILED)
+    problem, base = given.problem, base_of(name)
     if problem.network is None and base == STACKED:
         return "stacking is the reference where there is no network"
     if is_weighting(base) and "gradients" in weighting(base, problem).needs:
@@ -60,7 +74,7 @@ def skipped(name: str, given: Input) -> str | None:
             return "gradients need a network"
         if len(problem.tasks) > MOST_GRADIENTS:
             return f"a backward pass a task is too much for more than {MOST_GRADIENTS} tasks"
-        if name != base:
+        if name.startswith(COMPILED):
             return "its time is that of the backward passes, which are not compiled here"
     if base in SCALARIZERS and isinstance(given, Mixed) and len(problem.task_ids) < len(problem.tasks):
         return "a scalarizer wants a loss of every task, and the batch has fewer samples"

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from art_optim import TaskReweightedOptimizer
+from art_optim import GradientWeighting, TaskReweightedOptimizer
 from art_optim.weighting import Weighting, available
 from benchmarks.timing import finish
 
@@ -137,7 +137,7 @@ class LineTimer:
 
 def formula(made: Weighting) -> Any:
     """The function with the formula: ``weigh``, or of a method that looks at gradients ``objective``."""
-    return inspect.unwrap(getattr(type(made), "objective" if "objective" in vars(type(made)) else "weigh"))
+    return inspect.unwrap(getattr(type(made), "objective" if isinstance(made, GradientWeighting) else "weigh"))
 
 
 def lines(optimizer: TaskReweightedOptimizer, given: Input, repeats: int) -> dict[str, float]:

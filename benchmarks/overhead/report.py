@@ -14,9 +14,9 @@ from art_optim.weighting import available
 
 from .compiling import COMPILED
 from .measuring import Combination
-from .methods import AGAIN, AGGREGATOR, HOST, REFERENCE, SCALARIZERS, STACKED
+from .methods import AGAIN, AGGREGATOR, AT_INTERVALS, HOST, INTERVAL, REFERENCE, SCALARIZERS, STACKED
 
-OUT_OF_SCALE = ("gradnorm", AGGREGATOR)  # of the picture; a backward pass a task
+OUT_OF_SCALE = {base + end for base in ("gradnorm", AGGREGATOR) for end in ("", AT_INTERVALS)}  # a backward pass a task
 TITLES = {
     "weighing": "weighing alone, over stacking the losses",
     "mlp": "MLP, 3 layers of 256, 64 samples",
@@ -58,11 +58,14 @@ def _rows(of: pd.DataFrame) -> pd.DataFrame:
         "extra, µs": of["extra"].map(
             lambda quartiles: "{median:+,.1f} ({low:+,.1f} to {high:+,.1f})".format(**quartiles)
         ),
-        "operators": of["operators"],
+        "operators": of["operators"].map("{:g}".format),
         "memory beyond, KiB": of["bytes beyond"].map(lambda size: f"{size / 1024:+,.2f}"),
     }
     if "kernels" in of:
-        columns |= {"kernels": of["kernels"], "host waits": of["host waits"].map({True: "yes", False: "no"})}
+        columns |= {
+            "kernels": of["kernels"].map("{:g}".format),
+            "host waits": of["host waits"].map({True: "yes", False: "no"}),
+        }
     return pd.DataFrame(columns)
 
 
@@ -90,6 +93,8 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
         "- TorchJD's scalarizers are used as documented: what they learn is in the optimizer, and FAMO computes the "
         "losses once more after the step. DWA's epoch does not end while it is timed.",
         "- `gradnorm` has the last layer that the tasks share; `upgrad` is TorchJD's `UPGrad` through the wrapper.",
+        f"- `{AT_INTERVALS.strip()}` is the weighting with `interval={INTERVAL}`: all take a multiple of {INTERVAL} "
+        "steps in a round, and operators are the mean over these.",
         "- SRResNet-like is the restoration network of the demo: residual blocks as in SRResNet, no upsampling, and a "
         "head that sees the whole image.",
         "- A mixed batch has the samples of the MLP, or 8 images for the convolutions: where there are more tasks, the "
@@ -153,9 +158,14 @@ def _look(name: str) -> tuple[str, dict[str, Any]]:
         STACKED: ("stacked sum", {"color": "tab:green"}),
         HOST: ("Art on the host", {"color": "tab:red"}),
         "art": ("art", {"color": "tab:blue", "linewidth": 2.5, "zorder": 5}),
+        f"art{AT_INTERVALS}": (
+            f"art{AT_INTERVALS}",
+            {"color": "tab:blue", "linewidth": 2.5, "linestyle": "--", "zorder": 5},
+        ),
         "gradnorm": ("gradnorm, off the scale", {"color": "tab:purple"}),
         AGGREGATOR: (f"{AGGREGATOR}, off the scale", {"color": "tab:brown"}),
     }
+    name = name if name.startswith("art") else name.removesuffix(AT_INTERVALS)
     if name in own:
         return own[name]
     if name in SCALARIZERS:

@@ -14,15 +14,16 @@ from benchmarks.timing import Step
 from .authors import HostArt
 from .compiling import COMPILED, compiled
 from .inputs import Input
-from .methods import HOST, SCALARIZERS, STACKED, is_weighting, scalarizer, weighting
+from .methods import HOST, SCALARIZERS, STACKED, base_of, interval_of, is_weighting, scalarizer, weighting
 
 
 def step_of(name: str, given: Input) -> Step:
     """Return what takes a step of a method on the network of the problem."""
-    base, network = name.removeprefix(COMPILED), given.problem.network
+    base, network = base_of(name), given.problem.network
     if is_weighting(base):
         made = weighting(base, given.problem)
-        return _wrapped(TaskReweightedOptimizer(inner(network), given.problem.tasks, made, compile=name != base), given)
+        options = {"compile": name.startswith(COMPILED), "interval": interval_of(name)}
+        return _wrapped(TaskReweightedOptimizer(inner(network), given.problem.tasks, made, **options), given)
     if base in SCALARIZERS:
         made = scalarizer(base, given)
         if isinstance(made, FAMO):

@@ -15,16 +15,17 @@ from benchmarks.timing import Step
 from .authors import HostArt
 from .compiling import COMPILED, compiled
 from .inputs import Input
-from .methods import HOST, SCALARIZERS, is_weighting, scalarizer, weighting
+from .methods import HOST, SCALARIZERS, base_of, interval_of, is_weighting, scalarizer, weighting
 
 
 def step_of(name: str, given: Input) -> Step:
     """Return what weighs the losses of the problem once."""
-    base, tasks = name.removeprefix(COMPILED), given.problem.tasks
+    base, tasks = base_of(name), given.problem.tasks
     if is_weighting(base):
         inner = torch.optim.SGD([torch.zeros(1, device=given.problem.task_ids.device)])
         made = weighting(base, given.problem)
-        state = TaskReweightedOptimizer(inner, tasks, made, compile=name != base).task_state
+        options = {"compile": name.startswith(COMPILED), "interval": interval_of(name)}
+        state = TaskReweightedOptimizer(inner, tasks, made, **options).task_state
         return lambda: state.weigh(state.gather(given.losses()))
     if base in SCALARIZERS:
         made = scalarizer(base, given)

@@ -102,7 +102,7 @@ class TaskLosses:
                 pass
             else:
                 if stacked.ndim == 1 and stacked.is_floating_point():
-                    return cls(stacked, None, tasks)
+                    return cls._checked(stacked, None, tasks)
         return cls._one_by_one(losses, tasks)
 
     @classmethod
@@ -127,12 +127,20 @@ class TaskLosses:
                     "move the task losses to one device"
                 )
         if len(given) == len(tasks):
-            return cls(torch.stack(list(given.values())), tasks=tasks)
+            return cls._checked(torch.stack(list(given.values())), None, tasks)
         # Stacking scalars of the device says which tasks are there without a copy from the host.
         zero, one = like.new_zeros(()), like.new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])
-        made = cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
-        made.given = [index for index, task in enumerate(tasks) if task in given]
+        counts = torch.stack([one if task in given else zero for task in tasks])
+        return cls._checked(values, counts, tasks, [index for index, task in enumerate(tasks) if task in given])
+
+    @classmethod
+    def _checked(
+        cls, values: Tensor, counts: Tensor | None, tasks: tuple[str, ...] | None, given: list[int] | None = None
+    ) -> TaskLosses:
+        """Make one of what has been checked already."""
+        made = cls.__new__(cls)
+        made.values, made.counts, made.tasks, made.given = values, counts, tasks, given
         return made
 
 

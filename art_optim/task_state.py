@@ -95,9 +95,7 @@ class TaskState:
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"
             )
-        gathered = TaskLosses(zero_where_absent(losses.values, losses.present), losses.counts, names)
-        gathered.given = losses.given
-        return gathered
+        return TaskLosses._checked(zero_where_absent(losses.values, losses.present), losses.counts, names, losses.given)
 
     def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor, Tensor]:
         """Return what to differentiate [K], its weights [K] float32, and the losses [K] without a graph.

@@ -89,9 +89,10 @@ class TaskReweightedOptimizer(Optimizer):
             numbers a step, so that all processes compute the same weights, and every sample of a task counts the same:
             see :class:`~art_optim.distributed.Processes`. None uses the default group, if it has several processes in
             the step; the tasks must be declared then. False turns the averaging off.
-        compile: Whether the weighing runs as one compiled kernel, which takes a C++ compiler (and Triton on a GPU) and
-            some seconds before the first step, and again before the first with a mapping that lacks a task. The weights
-            may differ in their last bits from those without. Under ``torch.compile`` it has no effect.
+        compile: Whether the weighing runs as one compiled kernel. It needs torch 2.8, a C++ compiler (and Triton on a
+            GPU), and 10 to 30 seconds before the first step, and some more before the first with a mapping that lacks a
+            task. What it writes, and where: see :class:`~art_optim.compiled.CompiledWeighing`. The weights may differ
+            in their last bits from those without. Under ``torch.compile`` it has no effect.
         interval: N, the number of calls from one weighing to the next. With 1 each call is weighed by its own losses.
             With more, N calls have the weights that the method gives to each task's mean loss over the N calls before;
             the first N have those of equal losses. Choose a round of the tasks where a batch (or micro-batch) holds one
@@ -110,6 +111,7 @@ class TaskReweightedOptimizer(Optimizer):
             ``accumulation_steps`` or ``interval`` is below 1, ``nonfinite`` is none of the above, ``process_group`` has
             several dimensions or does not contain this process, ``compile`` is True for a method that looks at
             gradients, ``interval`` is not 1 for a method without weights.
+        RuntimeError: ``compile`` is True, but torch is older than 2.8.
 
     Attributes:
         inner: The wrapped optimizer.

@@ -43,10 +43,11 @@ def adamw(model, **options):
 
 @pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("path", ["mapping", "vector"])
-def test_no_host_sync(model, name, path):
+@pytest.mark.parametrize("interval", [1, 8])
+def test_no_host_sync(model, name, path, interval):
     """Fifty steps, some with an absent task."""
     required = {"weights": (0.5, 1.0, 2.0)} if name == "fixed" else {}
-    optimizer = TaskReweightedOptimizer(adamw(model), TASKS, create(name, **required))
+    optimizer = TaskReweightedOptimizer(adamw(model), TASKS, create(name, **required), interval=interval)
     batches = inputs(52)
     task_ids = torch.arange(16, device="cuda") % 3
     optimizer.step(losses_of(model, batches[0]))
@@ -127,6 +128,27 @@ def test_a_captured_step_replays_as_the_eager_one(inner, weighting, compile):
         assert identical(optimizer.weights, reference.weights)
     assert identical(parameters_of(model), parameters_of(eager))
     assert identical(optimizer.task_state.tensors, reference.task_state.tensors)
+
+
+@pytest.mark.parametrize("calls", [3, 4], ids=["within an interval", "at a weighing"])
+def test_an_interval_is_refused_in_a_captured_graph(model, calls):
+    """The host would not count the replays."""
+    optimizer = TaskReweightedOptimizer(adamw(model, capturable=True), TASKS, interval=4)
+    static = inputs(1)[0]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(calls):
+            optimizer.zero_grad()
+            optimizer.step(losses_of(model, static))
+    torch.cuda.current_stream().wait_stream(stream)
+    before = copy.deepcopy(optimizer.task_state.state_dict())
+    with (
+        pytest.raises(RuntimeError, match="interval=4 is being compiled or captured in a CUDA graph"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        optimizer.step(losses_of(model, static))
+    assert identical(optimizer.task_state.state_dict(), before)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,8 @@ Losses: TypeAlias = Mapping[str, Tensor | None] | TaskLosses
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    """Whether a value is a mapping: a ``Mapping``, or of a class that has ``keys``, as ``dict(value)`` asks for it."""
-    return isinstance(value, Mapping) or hasattr(type(value), "keys")
+    """Whether a value is a mapping, which its class says by ``keys``, as for ``dict(value)``."""
+    return hasattr(type(value), "keys")
 
 
 def are_losses(value: object) -> TypeGuard[Losses]:

@@ -118,11 +118,29 @@ def test_task_losses_are_tensors():
         TaskLosses(torch.ones(2), [1, 1])
 
 
+@pytest.mark.parametrize("other", [torch.float32, None])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_a_loss_that_is_no_floating_point_number_is_refused_beside_others_that_are(dtype):
-    losses = {"rain": loss(0.3), "haze": torch.ones((), dtype=dtype), "noise": loss(0.1)}
-    with pytest.raises(ValueError, match=f"loss of task 'haze' is {dtype}"):
+def test_a_loss_that_is_no_floating_point_number_is_refused_beside_any_others(dtype, other):
+    losses = {task: torch.ones((), dtype=dtype if task == "haze" else other or dtype) for task in TASKS}
+    with pytest.raises(ValueError, match=f"loss of task '{'haze' if other else 'rain'}' is {dtype}"):
         TaskLosses.from_mapping(losses, TASKS)
+
+
+@pytest.mark.parametrize("name", ["art", "gradnorm"])
+@pytest.mark.parametrize("interval", [1, 3])
+def test_named_losses_that_are_stacked_before_the_step_are_those_of_the_mapping(name, interval):
+    """To the state, too, which tells the tasks whose gradients have been measured."""
+    found = []
+    for stack in (lambda losses: losses, lambda losses: TaskLosses.from_mapping(losses, TASKS)):
+        model = MultiTask()
+        inner = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = TaskReweightedOptimizer(inner, TASKS, name, interval=interval)
+        for step in range(5):
+            losses = model.losses(step)
+            optimizer.zero_grad()
+            optimizer.step(stack({TASKS[step % 3]: losses[TASKS[step % 3]]}))
+        found.append((parameters_of(model), optimizer.weights, optimizer.task_state.state_dict()))
+    assert identical(*found)
 
 
 def trained_with(absent, name, way, interval):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -28,9 +30,15 @@ def step(parallel, optimizer, number, rank):
     optimizer.step(per_task_mean(parallel(inputs, ids), ids, 3))
 
 
-def train(join, batches, rank, before=0, **options):
+def joinable_sgd(parameters):
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # which warns that torch.jit is deprecated
+
+    return ZeroRedundancyOptimizer(parameters, torch.optim.SGD, lr=0.005)
+
+
+def train(join, batches, rank, inner=sgd, before=0, **options):
     parallel = DistributedDataParallel(Network())
-    optimizer = TaskReweightedOptimizer(sgd(parallel.parameters()), TASKS, **options)
+    optimizer = TaskReweightedOptimizer(inner(parallel.parameters()), TASKS, **options)
     for number in range(before):
         step(parallel, optimizer, number, rank)
     with join(parallel, optimizer):
@@ -41,9 +49,9 @@ def train(join, batches, rank, before=0, **options):
 
 def refused_on_both(rank, mesh, folder):
     for join in WAYS.values():
-        for before in (0, 1):
+        for inner, before in itertools.product((sgd, joinable_sgd), (0, 1)):
             with pytest.raises(RuntimeError, match="give all processes the same number of steps"):
-                train(join, (4, 2)[rank], rank, before)
+                train(join, (4, 2)[rank], rank, inner, before)
     dist.barrier()  # what Join sent ahead has been received
 
 
@@ -63,8 +71,9 @@ def test_join_is_refused_while_a_rank_has_left_already(tmp_path):
 
 
 def allowed(rank, mesh, folder):
-    """Where each rank weighs for itself; where the first to leave ends all; and after a Join has been left."""
-    parallel, optimizer = train(WAYS["join"], (4, 2)[rank], rank, process_group=False)
+    """Where each rank weighs for itself, where the first to leave ends all, and after the end of a Join."""
+    for way, inner in (("Join of both", joinable_sgd), ("Join of the network", sgd), ("join", sgd)):
+        parallel, optimizer = train(WAYS[way], (4, 2)[rank], rank, inner, process_group=False)
     with pytest.raises(RuntimeError, match="exhausted"):
         train(lambda parallel, _: parallel.join(throw_on_early_termination=True), (4, 2)[rank], rank)
     train(lambda parallel, _: parallel.join(enable=False), 2, rank)

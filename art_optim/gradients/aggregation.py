@@ -1,9 +1,10 @@
-"""Methods that aggregate the gradients of the tasks, by TorchJD, behind the protocol of a weighting."""
+"""The aggregators of TorchJD as weightings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +19,16 @@ from .graph import leaves
 try:
     from torchjd.aggregation import Aggregator, WeightedAggregator
     from torchjd.autojac import jac
-except ImportError as error:
-    raise ImportError(
-        "art_optim.gradients.aggregation needs torchjd, which is not installed; run: pip install 'art_optim[torchjd]'"
-    ) from error
 
-from .memory import first_memory, memory, parts_of_memory, parts_that_remember, recall, seeded
+    from .memory import first_memory, memory, parts_of_memory, parts_that_remember, recall, seeded
+except ImportError as error:
+    try:
+        found = f"but torchjd {version('torchjd')} is installed ({error})"
+    except PackageNotFoundError:
+        found = "which is not installed"
+    raise ImportError(
+        f"art_optim.gradients.aggregation needs torchjd>=0.14, {found}; run: pip install --upgrade 'art_optim[torchjd]'"
+    ) from error
 
 
 @dataclass(frozen=True)
@@ -34,31 +39,32 @@ class JacobianAggregation(GradientWeighting):
 
     where
 
-    - :math:`\theta` are all n parameters (leaves of the graph) that the losses depend on, those of the tasks' heads
-      included;
-    - :math:`J` [tasks present, n] leaves out absent tasks: the others are aggregated as if these did not exist;
-    - most aggregators are weighted sums, :math:`\mathcal{A}(J) = w^\top J`: these :math:`w` are the weights, scaled by
-      ``normalize`` as those of any weighting. Some are not (``GradDrop``, ``ConFIG``, ``TrimmedMean``): there
-      :math:`g` is what reaches the parameters, and the weights are 1.
+    - :math:`\theta` are all n parameters (leaves of the graph) that the losses depend on, including those of the
+      tasks' heads;
+    - :math:`J` [tasks present, n] has no rows for absent tasks: the others are aggregated as if these did not exist;
+    - most aggregators are weighted sums, :math:`\mathcal{A}(J) = w^\top J`, whose :math:`w` are the weights, scaled by
+      ``normalize`` as those of any weighting. Others (``GradDrop``, ``ConFIG``, ``TrimmedMean``) are not: then
+      :math:`g` is the gradient of the parameters, and the weights are 1.
 
-    It is for ``TaskReweightedOptimizer(inner, tasks=..., weighting=JacobianAggregation(UPGrad()))``, which then clips,
-    accumulates and scales gradients as ever.
+    Use it as ``TaskReweightedOptimizer(inner, tasks=..., weighting=JacobianAggregation(UPGrad()))``; gradient clipping,
+    accumulation and scaling work as with any weighting.
 
-    It costs one backward pass a task, the memory of K gradients and one more copy while these are put together, and the
-    host waits for the device: to know which tasks are there, and in most aggregators.
+    It costs one backward pass a task and the memory of K gradients, twice while they are concatenated. The host waits
+    for the device to know which tasks are present, and in most aggregators.
 
-    Where a row of :math:`J` is not finite (of a norm below 1e18), nothing is aggregated or remembered: all weights are
-    1, so that the gradient shows it. Losses without a graph, as in validation, have weight 1 as well; all before
-    ``normalize``.
+    Where a row of :math:`J` is not finite, or its norm is 1e18 or more (squares near the end of float32), nothing is
+    aggregated or remembered: all weights are 1, so that the gradient shows it. Losses without a graph, as in
+    validation, have weight 1 as well. Both are before ``normalize``.
 
     Args:
         aggregator: A ``torchjd.aggregation.Aggregator``. What it remembers from step to step becomes part of the task
             state; the object itself may be shared.
-        parallel_chunk_size: How many tasks are differentiated at once by ``torch.vmap``; fewer take less memory. None
-            is all; 1 is one after the other without ``vmap``, which does not work on every model (recurrent networks on
-            CUDA, compiled functions, custom backward passes).
-        seed: Of aggregators that draw random numbers (``PCGrad``, ``GradVac``, ``GradDrop``, ``Random``). Every step
-            has a stream of its own, and the global generator is left alone: a run resumes exactly.
+        parallel_chunk_size: The number of tasks that are differentiated at once by ``torch.vmap``; fewer take less
+            memory. None is all; 1 differentiates them one after the other without ``vmap``, which does not work for
+            every model (recurrent networks on CUDA, compiled functions, custom backward passes).
+        seed: The seed of aggregators that draw random numbers (``PCGrad``, ``GradVac``, ``GradDrop``, ``Random``).
+            Every step has its own stream, so that a run resumes exactly. TorchJD draws from the global generators,
+            which are restored after the draws; an aggregator that does not draw does not touch them.
         normalize: See :class:`~art_optim.weighting.Weighting`.
 
     State:
@@ -66,23 +72,22 @@ class JacobianAggregation(GradientWeighting):
         aggregator that is a ``torchjd.Stateful``, what it remembers.
 
     Raises:
-        TypeError: ``aggregator`` is no aggregator.
+        TypeError: ``aggregator`` is not an aggregator.
         ValueError: A hyperparameter is outside its range; ``normalize`` is not ``"published"`` and the aggregator has
-            no weights; what it remembers depends on the number of parameters (``ExcessMTL``). Or, in a step, a task is
-            absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``); a parameter is
-            complex or has gradient hooks; or there are several processes.
+            no weights; or the size of what it remembers depends on the number of parameters (``ExcessMTL``). In a step:
+            a task is absent and the aggregator remembers tasks by their rows (``NashMTL``, ``GradVac``, ``PCD``); a
+            parameter is complex or has gradient hooks; or there are several processes.
 
     Note:
-        - Gradients are aggregated as they come. The scale of a ``GradScaler`` comes after, too late to keep small
-          float16 gradients from becoming 0: use bfloat16. With ``accumulation_steps`` each batch is aggregated by
-          itself.
+        - The scale of a ``GradScaler`` is applied after the aggregation, too late to keep small float16 gradients from
+          becoming 0: use bfloat16. With ``accumulation_steps`` each batch is aggregated on its own.
         - Sparse gradients (``Embedding(sparse=True)``) and sharded parameters cannot be aggregated.
         - The graph is kept while it is differentiated task by task; ``retain_graph`` has no effect. The aggregation
           is not differentiated: there are no second derivatives through it.
-        - On several processes it is refused, for they would aggregate different Jacobians. With
-          ``process_group=False`` each aggregates its own, and ``DistributedDataParallel`` averages what comes out: all
-          processes step alike, but not as one process would, and an aggregator's memory is that of its process.
-        - Weights of some aggregators can be negative; then ``normalize`` divides by what may be a small sum.
+        - Several processes are refused, since they would aggregate different Jacobians. With ``process_group=False``
+          each aggregates its own, and ``DistributedDataParallel`` averages the results: all processes take the same
+          step, but not that of one process with all samples, and each aggregator remembers what its process saw.
+        - Some aggregators give negative weights, whose sum, by which ``normalize`` divides, can be small.
         - Where a closure is evaluated several times a step, the weights of the first evaluation are repeated; an
           aggregator without weights aggregates every time.
 
@@ -177,8 +182,8 @@ class JacobianAggregation(GradientWeighting):
         """Return the rows [tasks present, n], the weights [K], and the parameters whose gradients the rows are."""
         if average is not None:
             raise ValueError(
-                "JacobianAggregation sees the gradients of one process, and would aggregate others on each; train on "
-                "one, or average the aggregations with TaskReweightedOptimizer(..., process_group=False)"
+                "JacobianAggregation would aggregate different gradients on each process; train on one, or average the "
+                "aggregations with TaskReweightedOptimizer(..., process_group=False)"
             )
         if parts_that_remember(self.aggregator) and not present.all():
             raise ValueError(
@@ -188,8 +193,8 @@ class JacobianAggregation(GradientWeighting):
         parameters = leaves(values)
         if any(parameter._backward_hooks or parameter.is_complex() for parameter in parameters):
             raise ValueError(
-                "a parameter is complex, or has a gradient hook, which would act on the Jacobian and again on what is "
-                "made of it; use real parameters, and hooks of the optimizer"
+                "a parameter is complex, or has a gradient hook, which would act on the Jacobian and again on its "
+                "aggregation; use real parameters, and hooks of the optimizer"
             )
         gradients = jac(values[present], parameters, retain_graph=True, parallel_chunk_size=self.parallel_chunk_size)
         jacobian = torch.cat([rows.flatten(1).to(values.device) for rows in gradients], 1)
@@ -202,14 +207,15 @@ class JacobianAggregation(GradientWeighting):
     def _aggregate(self, jacobian: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [tasks, n] and weights [tasks] whose product is the aggregation."""
         weights = jacobian.new_ones(len(jacobian))
-        if not (jacobian.norm(dim=1) < 1e18).all():  # whose square is a float32
+        if not (jacobian.norm(dim=1) < 1e18).all():  # sums of squares stay finite in float32
             return jacobian, weights
         matrix = jacobian.float() if self.has_weights or jacobian.dtype.itemsize < 4 else jacobian
         remembers = bool(parts_that_remember(self.aggregator))
         if remembers:
             recall(self.aggregator, matrix, state)
-        # CPU generators read 32 bits of a seed: the factor keeps the streams of small seeds apart.
-        with seeded((self.seed * 1_000_003 + int(state["steps"])) % 2**63, jacobian.device):
+        # The factor keeps a seed from drawing what the next seed draws one step before.
+        seed = (self.seed * 1_000_003 + int(state["steps"])) % 2**63
+        with seeded(self.aggregator, seed, jacobian.device):
             if self.has_weights:
                 weights = self.aggregator.weighting(matrix)
             else:
@@ -227,7 +233,7 @@ def _mask(values: Tensor, present: Present) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """The losses, whose gradients are the rows of a matrix."""
+    """Returns the losses; their gradients are the rows of a matrix."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, present: Tensor, rows: Tensor, *parameters: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What losses depend on, read off their graph on the host."""
+"""The parameters that losses depend on, found in their graph."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def leaves(values: Tensor) -> tuple[Tensor, ...]:
-    """Return the leaf tensors that a backward pass from ``values`` would give gradients, in a fixed order.
+    """Return the leaf tensors to which a backward pass from ``values`` accumulates gradients, in a fixed order.
 
     Raises:
-        ValueError: ``DistributedDataParallel`` takes the first backward pass for the one that trains.
+        ValueError: The graph contains ``DistributedDataParallel(static_graph=True)``.
     """
     found: list[Tensor] = []
     seen, stack = set(), [values.grad_fn]
@@ -24,6 +24,6 @@ def leaves(values: Tensor) -> tuple[Tensor, ...]:
                 "the one that trains; a method that looks at gradients needs static_graph=False"
             )
         if type(node).__name__ == "AccumulateGrad":
-            found.append(getattr(node, "variable"))  # noqa: B009, which the type of a node does not have
+            found.append(getattr(node, "variable"))  # noqa: B009, unknown to the type of a node
         stack.extend(following for following, _ in node.next_functions)
     return tuple(found) or (values,)

@@ -267,7 +267,7 @@ def what_is_refused(rank, mesh, folder):
             optimizer.step(given)
         assert all(parameter.grad is None for parameter in network.parameters())
 
-    refused("JacobianAggregation sees the gradients of one process", JacobianAggregation(UPGrad()))
+    refused("JacobianAggregation would aggregate different gradients on each process", JacobianAggregation(UPGrad()))
     refused("shared is None on several processes", GradNorm())
     static = DistributedDataParallel(Network(), static_graph=True)
     of_static = per_task_mean(static(inputs, ids), ids, 3)

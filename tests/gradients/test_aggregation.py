@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 import subprocess
 import sys
 
 import pytest
 import torch
+import torchjd.aggregation
 from torch import nn
 from torchjd import autojac
 from torchjd.aggregation import (
     IMTLG,
     MGDA,
-    PCD,
     AlignedMTL,
     CAGrad,
     ConFIG,
     Constant,
     CRMOGMWeighting,
     DualProj,
-    ExcessMTL,
     FairGrad,
     GradDrop,
     GradVac,
@@ -68,7 +68,7 @@ WITH_MEMORY = {
     "CRMOGM": lambda: GramianWeightedAggregator(CRMOGMWeighting(UPGradWeighting())),
     "GradVac": GradVac,
     "NashMTL": lambda: NashMTL(n_tasks=3),
-    "PCD": PCD,
+    "PCD": getattr(torchjd.aggregation, "PCD", None),  # of torchjd 0.18
 }
 EVERY = {**WITHOUT_MEMORY, **WITHOUT_WEIGHTS, **WITH_MEMORY}
 NEED_ALL = {"Constant", "Krum", "TrimmedMean"}  # that take a number of tasks, or more than two
@@ -76,7 +76,14 @@ DRAW = {"GradDrop", "GradVac", "PCGrad", "Random"}
 
 
 def every(makers, but=()):
-    return pytest.mark.parametrize("make", [pytest.param(make, id=n) for n, make in makers.items() if n not in but])
+    return pytest.mark.parametrize(
+        "make",
+        [
+            pytest.param(make, id=n, marks=pytest.mark.skipif(make is None, reason=f"{n} needs a newer torchjd"))
+            for n, make in makers.items()
+            if n not in but
+        ],
+    )
 
 
 class Model(nn.Module):
@@ -282,6 +289,37 @@ def test_the_draws_differ_from_step_to_step():
     assert len({tuple(w.tolist()) for w in weights}) == 5
 
 
+def test_the_streams_of_seeds_do_not_overlap():
+    """A seed must not draw in one step what the next seed draws in the step before."""
+    drawn = set()
+    for seed in range(4):
+        model = Model()
+        still = torch.optim.SGD(model.parameters(), lr=0.0)
+        drawn |= {tuple(w.tolist()) for w in train(model, optimizer_of(model, Random(), still, seed=seed), range(4))}
+    assert len(drawn) == 16
+
+
+@every(EVERY)
+def test_only_an_aggregator_that_draws_touches_the_global_generator(make):
+    """Another thread may draw from it at the same time."""
+    seeds = []
+
+    class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seeds.append(torch.default_generator.initial_seed())
+            return func(*args, **(kwargs or {}))
+
+    aggregator, model = make(), Model()
+    draws = any(isinstance(aggregator, getattr(torchjd.aggregation, name)) for name in DRAW)
+    optimizer = optimizer_of(model, aggregator)
+    for step in range(3):
+        torch.manual_seed(123)
+        seeds.clear()
+        with Watched():
+            optimizer.step(model.losses(step))
+        assert (set(seeds) != {123}) == draws
+
+
 @every({"UPGrad": UPGrad, "ConFIG": ConFIG})
 @pytest.mark.parametrize("size", [1, 2])
 def test_fewer_tasks_at_once_are_the_same(make, size):
@@ -346,6 +384,18 @@ def test_one_gradient_of_several_that_is_too_large(make):
     optimizer.backward({"a": x[0], "b": x[1] * 1e30, "c": x[2] ** 2})
     assert torch.stack(list(optimizer.weights.values())).tolist() == [1, 1, 1]
     torch.testing.assert_close(x.grad, torch.tensor([1.0, 1e30, 2.0]))
+
+
+@every({**WITHOUT_MEMORY, **WITHOUT_WEIGHTS}, but=NEED_ALL)
+@pytest.mark.parametrize(("norm", "steps"), [(0.9e18, 1), (1.1e18, 0)])
+def test_gradients_are_aggregated_up_to_the_norm_whose_square_is_a_float32(make, norm, steps):
+    x = nn.Parameter(torch.ones(2))
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([x], lr=0.1), ["a", "b"], JacobianAggregation(make()))
+    optimizer.backward({"a": x[0] * norm, "b": x[1] * norm})
+    assert optimizer.task_state.tensors["steps"] == steps
+    assert x.grad.isfinite().all()
+    if not steps:
+        assert torch.stack(list(optimizer.weights.values())).tolist() == [1, 1]
 
 
 @every({"UPGrad": UPGrad, "ConFIG": ConFIG, "GradDrop": GradDrop})
@@ -440,8 +490,14 @@ def test_what_does_not_fit_is_refused():
         JacobianAggregation(UPGrad(), parallel_chunk_size=0)
     with pytest.raises(ValueError, match="seed is -1"):
         JacobianAggregation(UPGrad(), seed=-1)
+
+
+def test_a_memory_of_the_size_of_the_parameters_is_refused():
+    excess = getattr(torchjd.aggregation, "ExcessMTL", None)
+    if excess is None:
+        pytest.skip("ExcessMTL needs torchjd>=0.17")
     with pytest.raises(ValueError, match="ExcessMTL remembers a number for every parameter"):
-        JacobianAggregation(ExcessMTL()).init(3)
+        JacobianAggregation(excess()).init(3)
 
 
 def test_the_checkpoint_of_another_aggregator_is_refused():
@@ -457,15 +513,33 @@ def test_the_checkpoint_of_an_aggregator_with_a_function_loads_in_another_proces
     assert " at 0x" not in description
 
 
+def error_of_the_import(before="", path=""):
+    code = f"{before}\nimport art_optim\ntry: import art_optim.gradients.aggregation\nexcept ImportError as e: print(e)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.getcwd()])}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
 def test_without_torchjd_the_package_works_and_the_error_names_the_extra():
-    code = (
-        "import sys; sys.modules['torchjd'] = None\n"
-        "import art_optim\n"
-        "try: import art_optim.gradients.aggregation\n"
-        "except ImportError as error: print(error)"
+    not_installed = (
+        "import sys, importlib.metadata as metadata; sys.modules['torchjd'] = None\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "needs torchjd, which is not installed; run: pip install 'art_optim[torchjd]'" in printed
+    wanted = "needs torchjd>=0.14, which is not installed; run: pip install --upgrade 'art_optim[torchjd]'"
+    assert wanted in error_of_the_import(not_installed)
+
+
+def test_a_torchjd_that_is_too_old_is_named_with_its_version(tmp_path):
+    (tmp_path / "torchjd").mkdir()
+    (tmp_path / "torchjd" / "__init__.py").touch()
+    (tmp_path / "torchjd" / "aggregation.py").write_text("Aggregator = WeightedAggregator = object")
+    (tmp_path / "torchjd" / "autojac.py").write_text("jac = None")
+    (tmp_path / "torchjd-0.13.0.dist-info").mkdir()
+    (tmp_path / "torchjd-0.13.0.dist-info" / "METADATA").write_text("Name: torchjd\nVersion: 0.13.0\n")
+    error = error_of_the_import(path=tmp_path)
+    assert "needs torchjd>=0.14, but torchjd 0.13.0 is installed (cannot import name 'Stateful' from" in error
 
 
 def test_the_package_does_not_import_torchjd():

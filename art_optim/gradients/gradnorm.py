@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..weighting import register
-from ..weighting.functional import Present, among, number_of, positive, sum_to_one
+from ..weighting.functional import Present, among, finite, number_of, positive, sum_to_one
 from ..weighting.learning import adam_step, init_learned
 from ..weighting.validation import check_real
 from .base import Average, GradientWeighting
@@ -33,15 +33,15 @@ class GradNorm(GradientWeighting):
     where
 
     - :math:`\theta` are the parameters that the tasks share, or the last layer of these;
-    - :math:`L_t^0` is the first loss of task :math:`t`, so that :math:`r_t > 1` where it learns slower than the others;
+    - :math:`L_t^0` is the first loss of task :math:`t`, so :math:`r_t > 1` where it learns more slowly than the others;
     - sg stops the gradient: :math:`w_t` takes a step of Adam along
       :math:`\lVert \nabla_\theta L_t \rVert \operatorname{sign} (G_t - r_t^\alpha \tfrac1K \sum_i G_i)`. Then the
       weights are scaled back to their sum. Weights are those before the step; they sum to the number of tasks.
 
     Every step differentiates each loss by :math:`\theta`: K backward passes, as far down as :math:`\theta`, before the
-    one that trains. Norms and weights stay on the device. A task whose loss is not positive keeps its weight and does
-    not count for the others; where a gradient is not finite (below 1e18), the step teaches nothing. Losses without a
-    graph, as in validation, are weighed as before.
+    one that trains. Norms and weights stay on the device. A task whose loss is not positive (see
+    :class:`~art_optim.weighting.Weighting`) keeps its weight and is excluded as if absent. A step in which the norm of
+    a gradient is not finite updates nothing. Losses without a graph, as in validation, have the current weights.
 
     Args:
         alpha: How much faster a slow task shall train, not negative; 0 makes all norms equal. 1.5 is the paper's for
@@ -63,8 +63,10 @@ class GradNorm(GradientWeighting):
 
     Note:
         - The paper's :math:`\theta` is the last layer that all tasks share, to save time.
-        - Where Adam would make a weight zero or negative, which the paper leaves open, it stays at 0.001. LibMTL learns
-          the logits of a softmax instead.
+        - The paper does not say what happens where Adam makes a weight zero or negative. Here it is 0.001 before the
+          scaling. LibMTL learns the logits of a softmax instead.
+        - An outlier as the first loss of a task distorts its :math:`r_t` for the rest of the run. A later one moves
+          :math:`w_t` by at most about 40 ``lr``, and the second moment of Adam then makes the steps of its task small.
         - The graph is kept for the pass that trains; so a model under ``torch.compile`` needs
           ``torch._functorch.config.donated_buffer = False``, as for any ``retain_graph=True``.
 
@@ -142,15 +144,14 @@ class GradNorm(GradientWeighting):
         weights = sum_to_one(state["weight"], present) * number_of(present, losses)
         measured = among(present, state["norm"] >= 0)
         norms = torch.where(measured, state["norm"], 0.0)
-        sound = norms < 1e18  # Adam squares them
-        usable = positive(losses) & measured & sound.all()
+        usable = positive(losses) & measured & finite(norms).all()
         initial = torch.where(usable & (state["initial"] == 0), losses, state["initial"])
         number = usable.sum().clamp(min=1)
 
-        ratio = torch.where(usable, losses / initial, 0.0).clamp(max=1e18)
+        ratio = torch.where(usable, losses / initial, 0.0)
         rate = ratio / (ratio.sum() / number)
         scaled = torch.where(usable, state["weight"] * norms, 0.0)
-        target = (rate**self.alpha).clamp(max=1e18) * scaled.sum() / number
+        target = rate**self.alpha * scaled.sum() / number
 
         before = torch.where(usable, state["weight"], 0.0).sum()
         adam_step(state, "weight", norms * (scaled - target).sign(), usable, self.lr)

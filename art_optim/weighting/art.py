@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .art_ablation import ArtAblation
 from .base import Weighting
-from .functional import Present, masked_softmax, zero_or_nan
+from .functional import Present, finite_logarithm, masked_softmax
 from .registry import register
 from .validation import check_history_share, check_positive, check_real
 
@@ -43,8 +43,8 @@ class Art(Weighting):
     - the priority :math:`s_t r_t` is clamped to [0, ``max_priority``];
     - the softmax (Eq. 8) is over the present tasks, so the weights sum to 1.
 
-    A task's first loss initializes :math:`E_t` and :math:`M_t`, so the first weights are uniform. A loss that is zero,
-    negative or not finite has the neutral priority 1 and leaves the state unchanged.
+    A task's first loss initializes :math:`E_t` and :math:`M_t`, so the first weights are uniform. A loss that is not
+    positive (see :class:`Weighting`) has the neutral priority 1 and leaves the state unchanged.
 
     Args:
         temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform.
@@ -74,8 +74,8 @@ class Art(Weighting):
     Note:
         The minimum never forgets an outlier. After one lucky batch, or for a loss that must rise from its minimum (such
         as a KL term), :math:`r_t` stays above 1: among losses of 0.1, a single loss of 1e-6 raises the weight of its
-        task from .5 to .84, for the rest of the run. A single large loss, by contrast, lowers :math:`s_t` until
-        :math:`E_t` has forgotten it, with a share of ``decay`` a step, but at most to 0.
+        task from .5 to .84, for the rest of the run. A single large loss only lowers :math:`s_t`, until
+        :math:`E_t` has forgotten it: its share decays by the factor ``decay`` a step.
 
     Example:
         >>> import torch
@@ -116,7 +116,7 @@ class Art(Weighting):
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         log_loss, smoothed, minimum = losses.log(), state["smoothed"], state["minimum"]
-        loss = losses + zero_or_nan(log_loss)  # NaN where zero, negative or not finite
+        loss = torch.where(finite_logarithm(log_loss), losses, math.nan)
         updated = smoothed.lerp(loss, 1 - self.decay)
         incomparable = updated.isnan()  # a first loss, or one that is not usable
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import Weighting
-from .functional import Present, masked_softmax, zero_or_nan
+from .functional import Present, finite, finite_logarithm, masked_softmax
 from .validation import check_choice, check_history_share, check_positive, check_real
 
 Rate = Literal["smoothed", "raw", "none"]
@@ -22,10 +22,10 @@ class ArtAblation(Weighting):
     r"""Variants of :class:`Art`, for research: :math:`w_t = \operatorname{softmax}_t (s_t r_t / \tau)` with a choice of
     the rate :math:`s_t` and the correction :math:`r_t`.
 
-    With the defaults it is :class:`Art`, whose docstring defines the symbols. The rows of the paper's Table 1 are, as
-    ``rate`` and ``correction`` with ``guarded=False``: "mixed" none, none; "s raw" raw, none; "s smoothed" smoothed,
-    none; "r raw" none, ratio; "r log" none, log_quotient. It has no registered name, so it does not appear in tables
-    of methods.
+    With the defaults it is :class:`Art`, whose docstring defines the symbols and says how long an outlier acts. The
+    rows of the paper's Table 1 are, as ``rate`` and ``correction`` with ``guarded=False``: "mixed" none, none; "s raw"
+    raw, none; "s smoothed" smoothed, none; "r raw" none, ratio; "r log" none, log_quotient. It has no registered name,
+    so it does not appear in tables of methods.
 
     Args:
         temperature: :math:`\tau`, at least 1e-6.
@@ -85,7 +85,8 @@ class ArtAblation(Weighting):
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         log_loss, smoothed, minimum = losses.log(), state["smoothed"], state["minimum"]
-        loss = losses + zero_or_nan(log_loss if self.guarded else losses)  # NaN where not usable
+        usable = finite_logarithm(log_loss) if self.guarded else finite(losses)
+        loss = torch.where(usable, losses, math.nan)
         updated = smoothed.lerp(loss, 1.0 if self.rate == "raw" else 1 - self.decay)
         incomparable = updated.isnan()  # a first loss, or one that is not usable
 

@@ -19,23 +19,27 @@ Normalization = Literal["published", "mean", "sum"]
 
 @dataclass(frozen=True)
 class Weighting(ABC):
-    r"""A rule that turns the losses of :math:`K` tasks into :math:`K` weights.
+    r"""Computes the weights of :math:`K` tasks from their losses.
 
-    A weighting is a value: a frozen dataclass of hyperparameters, so that ``repr``, equality, pickling and sweeps
-    come free. Its state between steps is a dict of tensors that :meth:`init` makes and :meth:`weigh` advances in
-    place. To add a method, subclass it, write these two, and register it by name with
-    :func:`~art_optim.weighting.register`; to use one, call it::
+    A weighting is a value: a frozen dataclass of hyperparameters, with the ``repr``, equality and pickling of one. Its
+    state is a dict of tensors that :meth:`init` creates and :meth:`weigh` updates in place. To add a method, subclass
+    it, implement these two, and register it by name with :func:`~art_optim.weighting.register`. To use one, call it::
 
         state = weighting.init(num_tasks, device)
         weights = weighting(losses, present, state)  # present: [K] bool, or None where no task is absent
 
-    Calling gives an absent task weight exactly 0 and then scales the others as ``normalize`` says. Published methods
-    disagree on the scale, and the scale multiplies the learning rate of every optimizer that is not invariant to it,
-    so compare methods under one setting:
+    The call gives absent tasks weight exactly 0, and scales the others according to ``normalize``. Published methods
+    disagree on the scale of the weights, and the scale multiplies the learning rate of every optimizer that is not
+    invariant to it; so compare methods under one setting:
 
-    - ``"published"``: as the paper has it;
-    - ``"mean"``: the weights of the present tasks sum to 1, the objective is a weighted mean;
-    - ``"sum"``: they sum to the number of present tasks, the objective is a reweighted sum.
+    - ``"published"``: the scale of the paper;
+    - ``"mean"``: the weights of the present tasks sum to 1, and the objective is a weighted mean;
+    - ``"sum"``: they sum to the number of present tasks, and the objective is a reweighted sum.
+
+    Throughout, a number counts as *finite* if its magnitude is below :math:`2^{62} \approx 4.6 \cdot 10^{18}`, and as
+    *positive* if it is between :math:`2^{-62}` and :math:`2^{62}`: squares, inverses and quotients of such losses are
+    float32 numbers, so no loss makes a weight or the state NaN or infinite. A loss that is not finite never enters the
+    state.
 
     Args:
         normalize: The scale of the weights, one of the above.
@@ -44,8 +48,8 @@ class Weighting(ABC):
         ValueError: ``normalize`` is none of the above.
 
     Attributes:
-        needs: What a method needs to have a meaning, for the table of methods.
-        cost: What a step costs beside the weighing itself.
+        needs: What the method requires of the losses, for the table of methods.
+        cost: What a step costs in addition to the weighing itself.
     """
 
     needs: ClassVar[str] = "losses"
@@ -67,35 +71,35 @@ class Weighting(ABC):
         return self
 
     def init(self, num_tasks: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        """Return the state before the first step: tensors of fixed shapes on ``device``, no Python numbers."""
+        """Return the state before the first step: tensors on ``device`` whose shapes and dtypes do not change."""
         return {}
 
     @abstractmethod
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        """Return the weights as published, and advance ``state`` in place.
+        """Return the weights on their published scale, and update ``state`` in place.
 
-        It touches the device only (no ``.item()``, no ``if tensor``), leaves the state of an absent task alone, keeps
-        non-finite losses out of the state, and gives the present tasks the weights that they would get if the absent
-        ones did not exist.
+        An implementation never waits for the device (no ``.item()``, no ``if tensor``). It leaves the state of absent
+        tasks unchanged, keeps losses that are not finite out of the state, and gives the present tasks the weights that
+        they would have if the absent ones did not exist.
 
         Args:
             losses: [K] float32, detached; NaN for absent tasks, so that a non-finite loss is excluded in the same way
                 as an absent task.
-            present: [K] bool, which tasks have a loss in this step, or None where no task is absent, as the host often
-                knows. Reductions over the tasks of a step need it: see :func:`~.functional.masked_softmax`,
-                :func:`~.functional.number_of`.
-            state: What :meth:`init` returned, as the steps so far have left it.
+            present: [K] bool, which tasks have a loss in this step, or None if all have. Reductions over the tasks of a
+                step need it: see :func:`~.functional.masked_softmax` and :func:`~.functional.number_of`.
+            state: The dict that :meth:`init` returned, as updated by the steps so far.
 
         Returns:
-            [K] float32, not negative, and no part of ``state``; the entries of absent tasks mean nothing.
+            [K] float32, finite, not negative, and sharing no memory with ``state``; the entries of absent tasks are
+            ignored.
         """
 
     def __call__(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        """Return the weights [K] float32, absent tasks at 0 and scaled by ``normalize``; advance ``state`` in place."""
+        """Return the weights [K] float32, 0 for absent tasks, scaled by ``normalize``; update ``state`` in place."""
         return self.scale(self.weigh(nan_where_absent(losses.detach(), present), present, state), present)
 
     def scale(self, weights: Tensor, present: Present) -> Tensor:
-        """Return the weights as ``normalize`` says, absent tasks at 0: [K], [K] bool -> [K]."""
+        """Scale the weights according to ``normalize``, with 0 for absent tasks: [K], [K] bool -> [K]."""
         if self.normalize == "published":
             return zero_where_absent(weights, present)
         weights = sum_to_one(weights, present)

@@ -1,4 +1,4 @@
-"""Coefficient of variations: more weight for the loss that still varies."""
+"""Coefficient of variations: more weight for losses that still vary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Weighting
-from .functional import Present, among, number_of, positive, relative_weights
+from .functional import Present, among, finite, number_of, positive, relative_weights
 from .history import update_moments
 from .registry import register
 
@@ -18,7 +18,7 @@ from .registry import register
 @dataclass(frozen=True)
 class CoVWeighting(Weighting):
     r"""CoV-weighting of Groenendijk et al., "Multi-Loss Weighting with Coefficient of Variations" (WACV 2021): a loss
-    that does not vary any more is satisfied, whatever its scale.
+    that no longer varies counts as satisfied, whatever its scale.
 
     .. math::
 
@@ -28,12 +28,12 @@ class CoVWeighting(Weighting):
 
     where
 
-    - :math:`\ell_t` is the loss ratio, a loss of task :math:`t` over the mean of those before it (1 for the first);
-    - mean and standard deviation are those of all earlier steps, without this one;
+    - :math:`\ell_t` is the loss ratio, a loss of task :math:`t` over the mean of its earlier losses (1 for the first);
+    - mean and standard deviation are over all earlier steps, this one excluded;
     - the sum is over the present tasks, so the weights sum to 1.
 
-    A task has weight :math:`1/K`, the mean of the others, until it has two losses behind it. A loss that is not
-    positive, or that is not finite, leaves the state alone.
+    A task has weight :math:`1/K`, the mean of the others, until it has had two losses. A loss that is not positive, or
+    whose ratio is not finite, leaves the state unchanged.
 
     Args:
         normalize: See :class:`Weighting`.
@@ -43,8 +43,11 @@ class CoVWeighting(Weighting):
 
     Note:
         As in the authors' code, :math:`10^{-8}` is added to the variance, and the variance is that of the population;
-        its other mode, a decaying mean, is not here. The look-alike is :class:`SLAW`, where a task that varies gets
-        less weight.
+        its other mode, a decaying mean, is not implemented. The look-alike is :class:`SLAW`, where a task that varies
+        gets less weight.
+
+        All earlier steps have an equal share in mean and deviation, so an outlier raises the weight of its task for the
+        rest of the run. A constant loss has weight near 0 among losses that vary: it counts as satisfied.
 
     Example:
         >>> import torch
@@ -72,8 +75,8 @@ class CoVWeighting(Weighting):
         coefficient = (variance + 1e-8).sqrt() / mean
         weights = relative_weights(coefficient.log(), among(present, count > 1)) / number_of(present, losses)
 
-        usable = positive(losses)
         ratio = torch.where(count > 0, losses / mean_loss, 1.0)
+        usable = positive(losses) & finite(ratio)
         share = 1 / count.add_(usable)
         update_moments(ratio, usable, share, mean, variance)
         mean_loss.copy_(torch.where(usable, mean_loss.lerp(losses, share), mean_loss))

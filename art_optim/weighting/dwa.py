@@ -1,4 +1,4 @@
-"""Dynamic weight average: more weight for the loss that falls slowest."""
+"""Dynamic weight average: more weight for losses that decrease slowly."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class DynamicWeightAverage(Weighting):
     - :math:`r_t` is its relative descending rate;
     - the softmax is over the present tasks, and :math:`K` is their number, which the weights sum to.
 
-    A task has weight 1 until it has two periods behind it, and when its rate is not positive (its mean changed the
-    sign, or is 0). A loss that is not finite does not enter the mean.
+    The weight is 1 until the task has completed two periods, and where the rate is not positive (a mean is 0, or the
+    sign has changed). A loss that is not finite (see :class:`Weighting`) is excluded from the mean.
 
     Args:
         temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform. 2 is the paper's.
-        period: How many losses of a task make a mean, at least 1. The paper's is the number of steps in an epoch.
+        period: The number of losses of a task in a mean, at least 1. The paper's is the number of steps in an epoch.
         normalize: See :class:`Weighting`.
 
     State:
-        ``last`` and ``before``, the sums of the losses of two periods, 0 before there is one; ``total`` and ``count``
-        of the period that runs. All [K], float32 but for ``count``, which is int64.
+        ``last`` and ``before``, the sums of the losses of the last two completed periods, 0 where there is none;
+        ``total`` and ``count``, the sum and number of losses of the current period. All [K] float32, except ``count``,
+        which is int64.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        A period counts the losses of the task itself, not the steps of the run: where all tasks are always present this
-        is the same, a rare task has longer periods, and none can end without a loss, as an epoch can. Where
-        implementations disagree: those of Nash-MTL and FAMO compare two sliding windows of 25 steps that include this
-        one, and their weights sum to 1.
+        A period counts the losses of the task, not the steps of the run. The two agree while all tasks are present; a
+        rare task has longer periods, and no period is empty. Implementations disagree: those of Nash-MTL and FAMO
+        compare two sliding windows of 25 steps that include this one, and their weights sum to 1.
 
-        The look-alikes: :class:`SoftAdapt` has this step's loss over the previous one, and so reacts a step earlier
-        than ``period=1``; :class:`Art` has it over a smoothed loss.
+        The look-alikes: :class:`SoftAdapt` divides this step's loss by the previous one, and so reacts a step earlier
+        than ``period=1``; :class:`Art` divides it by a smoothed loss.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ class DynamicWeightAverage(Weighting):
         return {**state, "count": zeros.long()}
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        rate = state["last"] / state["before"]  # of sums, as of means; no number, or infinite, before there are two
+        rate = state["last"] / state["before"]  # the quotient of sums is that of means; not finite before two periods
         weights = relative_weights(rate / self.temperature, among(present, positive(rate)))
 
         usable = finite(losses)

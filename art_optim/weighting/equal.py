@@ -1,4 +1,4 @@
-"""Every task weighs the same."""
+"""Equal weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .registry import register
 class EqualWeighting(Weighting):
     r"""The plain sum of the losses, :math:`w_t = 1`: the baseline of every comparison.
 
-    With ``normalize="mean"`` it is the mean over the present tasks. That is not the mean over a batch that mixes
-    samples of many tasks: there a task counts as often as it was drawn, here every present task counts once.
+    With ``normalize="mean"`` it is the mean over the present tasks. This differs from the mean over the samples of a
+    mixed batch, where a task counts as often as it was drawn: here every present task counts once.
 
     Example:
         >>> import torch

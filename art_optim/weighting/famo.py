@@ -1,4 +1,4 @@
-"""FAMO: all losses fall at one rate."""
+"""FAMO: learned weights under which all losses decrease at the same rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .validation import check_per_task, check_real, in_order, one_a_task
 @dataclass(frozen=True)
 class FAMO(Weighting):
     r"""FAMO of Liu et al., "FAMO: Fast Adaptive Multitask Optimization" (NeurIPS 2023): learn weights under which the
-    logarithms of all losses fall at the same rate.
+    logarithms of all losses decrease at the same rate.
 
     .. math::
 
@@ -28,7 +28,7 @@ class FAMO(Weighting):
         D_t = L_t - b_t + \epsilon, \qquad
         w_t = \frac{z_t / D_t}{\sum_i z_i / D_i}
 
-    and in the next step, when it shows what the weights have done,
+    and in the next step, whose losses show the effect of the weights,
 
     .. math::
 
@@ -39,12 +39,12 @@ class FAMO(Weighting):
 
     - :math:`L_t` is the loss of task :math:`t` in this step, :math:`b_t` its lower bound, and
       :math:`\epsilon = 10^{-8}`;
-    - :math:`\xi_t` is its logit, 0 at the start. The step comes before the weights of the step that judges;
-    - sums and softmax are over the present tasks, in the update over those that have been seen before. The weights sum
+    - :math:`\xi_t` is its logit, 0 at the start. It is updated before the weights of that next step are computed;
+    - sums and softmax are over the present tasks, in the update over those that have had a loss before. The weights sum
       to 1.
 
-    A loss that is not above its bound, or that is not finite, has weight :math:`1/K`, the mean of the others, and
-    leaves the state alone.
+    A loss whose distance from its bound is not positive has weight :math:`1/K`, the mean of the others, and leaves the
+    state unchanged.
 
     Args:
         lr: The learning rate of Adam for :math:`\xi`, not negative. 0.025 is the authors'.
@@ -55,19 +55,19 @@ class FAMO(Weighting):
         normalize: See :class:`Weighting`.
 
     State:
-        ``logits``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``gap``, which is :math:`D_t` of a task's
-        last loss, 0 before its first; ``min_losses``. All [K] float32.
+        ``logits``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``gap``, :math:`D_t` of a task's last loss, 0
+        before its first; ``min_losses``. All [K] float32.
 
     Raises:
         TypeError: ``min_losses`` is neither a number, nor a mapping, nor a sequence.
         ValueError: A hyperparameter is outside its range, or ``min_losses`` are not one a task.
 
     Note:
-        The authors' trainers judge a step by an extra forward pass on the same batch. Here, as in the authors' toy
-        problem, the losses of the next step judge it: that costs nothing, but :math:`\delta` has the noise of drawing
-        another batch. A task that was absent is judged against its own last loss.
+        The authors' trainers measure the effect of a step by an extra forward pass on the same batch. Here, as in their
+        toy problem, the losses of the next step measure it: this costs nothing, but :math:`\delta` contains the noise
+        of another batch. A task that was absent is compared with its own last loss.
 
-        :math:`w` is not :math:`z`, which the authors report: it weighs losses, :math:`z` their logarithms. The
+        The authors report :math:`z`, which weighs the logarithms of the losses, where :math:`w` weighs the losses. The
         look-alike is :class:`ScaleInvariant` with ``normalize="mean"``, which is FAMO with :math:`\xi = 0`.
 
     Example:
@@ -122,7 +122,7 @@ class FAMO(Weighting):
         z = masked_softmax(state["logits"], judged)
         delta = torch.where(judged, improvement.log(), 0.0)
         relative = delta - (z * delta).sum()
-        # Of what should be zero, Adam would blow up the rounding to a full step.
+        # Adam would make a full step of a rounding error
         relative = torch.where(relative.abs() > 1e-5 * delta.abs().amax(), relative, 0.0)
         adam_step(state, "logits", z * relative, judged, self.lr, self.weight_decay)
         state["gap"].copy_(torch.where(usable, gap, state["gap"]))

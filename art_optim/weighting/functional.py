@@ -10,30 +10,32 @@ from torch import Tensor
 
 Present: TypeAlias = Tensor | None
 
+LARGEST = 2.0**62  # squares, inverses and quotients of numbers up to it, and squares of their differences, are float32
+
 
 def nan_where_absent(losses: Tensor, present: Present) -> Tensor:
-    """The losses of the present tasks, NaN for the others."""
+    """Replace the losses of absent tasks by NaN."""
     return losses if present is None else torch.where(present, losses, math.nan)
 
 
 def zero_where_absent(weights: Tensor, present: Present) -> Tensor:
-    """The weights of the present tasks, 0 for the others."""
+    """Replace the weights of absent tasks by 0."""
     return weights if present is None else torch.where(present, weights, 0.0)
 
 
 def sum_to_one(weights: Tensor, present: Present) -> Tensor:
-    """The weights divided by the sum of those of the present tasks; 0 for the others."""
+    """Divide the weights of the present tasks by their sum; 0 for the others."""
     weights = zero_where_absent(weights, present)
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def among(present: Present, mask: Tensor) -> Tensor:
-    """[K] bool, the present ones of the tasks in a mask."""
+    """Return the tasks of a mask that are present, [K] bool."""
     return mask if present is None else mask & present
 
 
 def number_of(present: Present, values: Tensor) -> Tensor | int:
-    """How many tasks are present, of those that have the values."""
+    """Return the number of present tasks, where ``values`` has one entry a task."""
     return len(values) if present is None else present.sum()
 
 
@@ -43,30 +45,28 @@ def masked_softmax(logits: Tensor, present: Present) -> Tensor:
 
 
 def relative_weights(logits: Tensor, usable: Tensor) -> Tensor:
-    """Softmax over the usable tasks times their number, so that these average 1; 1 for the others."""
+    """Softmax over the usable tasks times their number, so that their mean is 1; 1 for the others."""
     largest = torch.finfo(logits.dtype).max
     return torch.where(usable, masked_softmax(logits.clamp(-largest, largest), usable) * usable.sum(), 1.0)
 
 
 def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
-    """The weights of the usable tasks, for the others the mean of these; 1 where no task is usable."""
+    """Give tasks that are not usable the mean weight of those that are, or 1 where no task is usable."""
     number = usable.sum()
     mean = torch.where(usable, weights, 0.0).sum() / number.clamp(min=1)
     return torch.where(usable, weights, torch.where(number > 0, mean, 1.0))
 
 
-# Tensor-tensor operators avoid wrapping a Python scalar, which doubles their cost.
-def zero_or_nan(values: Tensor) -> Tensor:
-    """0 where the value is finite, NaN elsewhere."""
-    return values - values
-
-
 def finite(values: Tensor) -> Tensor:
-    """[K] bool, the tasks whose value is finite."""
-    zero = zero_or_nan(values)
-    return zero == zero
+    """Return which values are finite, [K] bool: of magnitude below :data:`LARGEST`."""
+    return values.abs() < LARGEST
 
 
 def positive(values: Tensor) -> Tensor:
-    """[K] bool, the tasks whose value is positive and finite."""
-    return finite(values.log())
+    """Return which values are positive and finite, [K] bool: between ``1 / LARGEST`` and :data:`LARGEST`."""
+    return finite_logarithm(values.log())
+
+
+def finite_logarithm(logarithms: Tensor) -> Tensor:
+    """:func:`positive`, given the logarithms of the values."""
+    return logarithms.abs() < math.log(LARGEST)

@@ -28,17 +28,17 @@ class GeometricLoss(Weighting):
 
     - :math:`L_t` is the loss of task :math:`t` in this step;
     - the product is over the present tasks, and :math:`K` is their number. It is computed as
-      :math:`\exp(\operatorname{mean} \log L_t)`: the product itself underflows.
+      :math:`\exp(\operatorname{mean} \log L_t)`, since the product would underflow.
 
-    A loss that is not positive, or that is not finite, does not enter the mean, and has the mean weight of the others.
+    A loss that is not positive (see :class:`Weighting`) is excluded from the mean, and has the mean weight of the
+    others.
 
     Args:
         normalize: See :class:`Weighting`.
 
     Note:
-        LibMTL reports weights that are not those of its backward pass, which is right. The look-alike is
-        :class:`ScaleInvariant`: the same direction, :math:`K / G` times as long, so that it does not shrink with the
-        losses.
+        The weights that LibMTL reports are not those of its backward pass, which agrees with this. The look-alike is
+        :class:`ScaleInvariant`: the same direction, :math:`K / G` times as long, so it does not shrink with the losses.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What a weighting remembers of past losses, counted in losses of the task itself and not in steps of the run."""
+"""Means and variances of past losses, counted in losses of each task rather than in steps of the run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def init_early_mean(num_tasks: int, device: torch.device | str | None) -> dict[s
 def early_mean(
     losses: Tensor, usable: Tensor, state: dict[str, Tensor], warmup: int, period: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean of each task's losses in period number ``warmup`` (from 0), and who has come to its end.
+    """Return the mean of each task's losses in period number ``warmup`` (from 0), and which tasks have completed it.
 
-    Both are as before this step; then the usable losses enter the state, in place.
+    Both exclude this step. Then the usable losses are added to the state, in place.
     """
     count, total = state["count"], state["total"]
     mean, known = total / period, count >= (warmup + 1) * period
@@ -29,11 +29,12 @@ def early_mean(
 
 
 def update_moments(values: Tensor, usable: Tensor, share: Tensor, mean: Tensor, variance: Tensor) -> None:
-    r"""Give new values a share in a running mean and variance, in place.
+    r"""Update a running mean and variance with new values of the given share, in place.
 
-    With :math:`1/n` as the share of the :math:`n`-th value these are the mean and the (biased) variance of all, by
-    Welford's algorithm; with a constant share they are exponential averages, the variance that of
-    :math:`E[x^2] - E[x]^2` without its cancellation.
+    With a share of :math:`1/n` for the :math:`n`-th value, these are the mean and the biased variance of all values
+    (Welford's algorithm); with a constant share, exponential averages. The variance equals :math:`E[x^2] - E[x]^2`, but
+    is computed without its cancellation. It stays in float32 if the usable values are finite in the sense of
+    :func:`~.functional.finite`.
     """
     difference = values - mean
     variance.copy_(torch.where(usable, (1 - share) * (variance + share * difference.square()), variance))

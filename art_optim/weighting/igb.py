@@ -1,4 +1,4 @@
-"""Improvable gap balancing: more weight for the loss that has come the shortest way."""
+"""Improvable gap balancing: more weight for losses that have decreased least since the start."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ class ImprovableGap(Weighting):
     where
 
     - :math:`L_t` is the loss of task :math:`t` in this step;
-    - :math:`B_t` is its base, the mean loss in period number ``warmup``, counted from 0. Until that has ended,
+    - :math:`B_t` is its base, the mean loss in period number ``warmup``, counted from 0. Until the end of that period,
       :math:`\lambda_t = 1`;
-    - :math:`\lambda_t` has no gradient. The softmax is over the present tasks that have a base, and :math:`K` is their
+    - :math:`\lambda_t` is detached. The softmax is over the present tasks that have a base, and :math:`K` is their
       number.
 
-    A loss that is not positive, or that is not finite, does not enter the base, and has the mean weight of the others.
+    A loss that is not positive (see :class:`Weighting`) is excluded from the base, and has the mean weight of the
+    others.
 
     Args:
-        warmup: How many periods come before that of the base, at least 0. 1 is the default of the authors' code.
-        period: How many losses of a task make a period, at least 1. The authors' is the number of steps in an epoch.
+        warmup: The number of periods before that of the base, at least 0. 1 is the default of the authors' code.
+        period: The number of losses of a task in a period, at least 1. The authors' is the number of steps in an epoch.
         normalize: See :class:`Weighting`.
 
     State:
-        ``count`` [K] int64, the losses so far; ``total`` [K] float32, the sum of those of the base's period.
+        ``count`` [K] int64, the number of losses so far; ``total`` [K] float32, the sum of those in the base's period.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        IGBv2 finds :math:`\lambda` by reinforcement learning instead, and is not here. The authors report
-        :math:`\lambda`, which is not the weight that acts. A period counts the losses of the task itself, not the steps
-        of the run. The look-alikes are :class:`ScaleInvariant`, :math:`\lambda = 1`, and :class:`SmoothTchebycheff`,
+        IGBv2, which finds :math:`\lambda` by reinforcement learning, is not implemented. The authors report
+        :math:`\lambda`, not the weight of the loss. A period counts the losses of the task, not the steps of the run.
+        The base is fixed for the rest of the run, with any outlier in its period; a longer period averages over more
+        losses. The look-alikes are :class:`ScaleInvariant`, :math:`\lambda = 1`, and :class:`SmoothTchebycheff`,
         the gradient of a soft maximum.
 
     Example:

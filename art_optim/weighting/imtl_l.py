@@ -1,4 +1,4 @@
-"""Impartial loss balance: a learned scale a task."""
+"""Impartial loss balance: a learned scale for each task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .validation import check_real
 @dataclass(frozen=True)
 class ImpartialLoss(Weighting):
     r"""The loss balance (IMTL-L) of Liu et al., "Towards Impartial Multi-task Learning" (ICLR 2021): learn a scale for
-    every task at which all scaled losses are 1.
+    every task under which all scaled losses are 1.
 
     .. math::
 
@@ -27,11 +27,13 @@ class ImpartialLoss(Weighting):
 
     where
 
-    - :math:`s_t` is the logarithm of the scale of task :math:`t`, 0 at the start. Weights are those before its step;
-    - :math:`-s_t` has no gradient for the model. It keeps the scale from vanishing: at rest :math:`e^{s_t} = 1 / L_t`.
+    - :math:`s_t` is the logarithm of the scale of task :math:`t`, 0 at the start. The weights are those before its
+      update;
+    - :math:`-s_t` has no gradient for the model. It keeps the scale from vanishing: the minimum is at
+      :math:`e^{s_t} = 1 / L_t`.
 
-    A loss that is zero or negative has no such place of rest (the scale would grow for ever), and one that is not
-    finite has no gradient: both leave the state alone, and are weighed as before.
+    A loss that is not positive (see :class:`Weighting`) has no such minimum, as the scale would grow without bound: it
+    leaves the state unchanged, and is weighed by the current scale.
 
     Args:
         lr: The learning rate of Adam for :math:`s`, not negative. The paper leaves :math:`s` to the model's optimizer.
@@ -46,6 +48,10 @@ class ImpartialLoss(Weighting):
     Note:
         With :math:`s \to -s` it is the uncertainty weighting of Kendall's notebook, and twice that of the regression
         form of :class:`UncertaintyWeighting`. Its companion IMTL-G balances gradients, and is not a loss weighting.
+
+        An outlier moves :math:`s_t` by at most about 40 ``lr``, however large it is. The second moment of Adam then
+        makes the steps of its task small for about :math:`2000 \log (g / 30)` steps, where :math:`g` is the ratio of
+        its gradient to ordinary ones.
 
     Example:
         >>> import torch

@@ -14,14 +14,14 @@ _W = TypeVar("_W", bound=type[Weighting])
 
 
 def register(name: str) -> Callable[[_W], _W]:
-    """Class decorator: make a weighting available as ``create(name)`` and as ``weighting=name``.
+    """Class decorator that registers a weighting for ``create(name)`` and ``weighting=name``.
 
     Raises:
-        ValueError: Another class has the name.
+        ValueError: The name is that of another class.
     """
 
     def decorate(cls: _W) -> _W:
-        # The same class again is a notebook cell that runs again.
+        # A notebook cell that is run again registers the same class again.
         if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
             raise ValueError(f"weighting {name!r} is {_REGISTRY[name].__name__} already; choose another name")
         _REGISTRY[name] = cls
@@ -31,10 +31,10 @@ def register(name: str) -> Callable[[_W], _W]:
 
 
 def create(name: str, **hyperparameters: Any) -> Weighting:
-    """Make a registered weighting by name.
+    """Construct a registered weighting by name.
 
     Raises:
-        ValueError: No weighting has the name, or one that has it needs hyperparameters that are not given.
+        ValueError: The name is not registered, or its weighting requires hyperparameters that are not given.
 
     Example:
         >>> from art_optim import weighting

@@ -1,4 +1,4 @@
-"""ReLoBRaLo: SoftAdapt with a memory, and a random look back at the start."""
+"""ReLoBRaLo: smoothed SoftAdapt weights, with random lookback to the first loss."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ class ReLoBRaLo(Weighting):
 
     - :math:`L_t` is the loss of task :math:`t` in this step, :math:`L_t(-1)` its previous and :math:`L_t(0)` its first;
     - :math:`\rho` is 1 with probability :math:`\beta`, else 0: drawn once a step, for all tasks;
-    - :math:`\lambda_t`, after its step, is the weight, scaled so that those of the present tasks sum to their number
-      :math:`K`. This scale is 1 while all tasks are present.
+    - the weight is :math:`\lambda_t` after its update, scaled so that the weights of the present tasks sum to their
+      number :math:`K`. The scale is 1 while all tasks are present.
 
-    A task's first loss counts as its previous one, so it has :math:`B_t = 1`, as where the ratio is not positive
-    or not finite. A loss that is not finite leaves the state alone.
+    :math:`B_t = 1` at a task's first loss, which counts as its previous one, and where the ratio is not positive. A
+    loss that is not finite (see :class:`Weighting`) leaves the state unchanged.
 
     Args:
         alpha: :math:`\alpha` in [0, 1], the share of history. 0.95 is PhysicsNeMo's, the paper prefers 0.999.
-        beta: :math:`\beta` in [0, 1], how likely the history is not replaced by the look back at the start. 0.99 is
-            PhysicsNeMo's, the paper prefers 0.999.
+        beta: :math:`\beta` in [0, 1], the probability of keeping the history instead of looking back to the first loss.
+            0.99 is PhysicsNeMo's, the paper prefers 0.999.
         temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform.
-        seed: At least 0. It alone decides the draws; ranks with one seed draw alike.
+        seed: At least 0. The draws depend on nothing else, so ranks with the same seed draw the same.
         normalize: See :class:`Weighting`.
 
     State:
-        ``first`` and ``previous``, 0 before a task's first loss, and ``balance``, which is :math:`\lambda`, all [K]
-        float32; ``stream``, the generator, a 0-dimensional int64.
+        ``first`` and ``previous``, 0 before a task's first loss, and ``balance``, :math:`\lambda`, all [K] float32;
+        ``stream``, the state of the random generator, a 0-dimensional int64.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        With ``alpha=0`` it is :class:`SoftAdapt` with :math:`\beta = 1 / \tau`. The look-alike is :class:`Art`: it
-        remembers losses, not weights, and looks back at the best loss, not at the first.
+        With ``alpha=0`` it is :class:`SoftAdapt` with :math:`\beta = 1 / \tau`. The look-alike is :class:`Art`, which
+        smooths losses, not weights, and looks back to the smallest loss, not to the first. The first loss is kept for
+        the rest of the run, also if it is an outlier; the effect of a later one decays by the factor ``alpha`` a step.
 
     Example:
         >>> import torch

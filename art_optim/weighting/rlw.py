@@ -22,7 +22,7 @@ Distribution = Literal["normal", "dirichlet"]
 @dataclass(frozen=True)
 class RandomWeighting(Weighting):
     r"""Random loss weighting of Lin et al., "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
-    Learning" (TMLR 2022): new random weights in every step, a baseline that adaptive methods have to beat.
+    Learning" (TMLR 2022): new random weights in every step, a baseline for adaptive methods.
 
     .. math::
 
@@ -30,7 +30,7 @@ class RandomWeighting(Weighting):
 
     where
 
-    - :math:`z_t` is drawn anew in every step;
+    - :math:`z_t` is drawn independently in every step;
     - the softmax is over the present tasks, so the weights sum to 1.
 
     ``"dirichlet"`` draws the weights uniformly from the simplex: :math:`w_t = e_t / \sum_i e_i` with
@@ -38,27 +38,26 @@ class RandomWeighting(Weighting):
 
     Args:
         distribution: ``"normal"`` or ``"dirichlet"``.
-        seed: At least 0. It alone decides the draws: torch's own generators are neither read nor advanced, and ranks
-            with one seed have one set of weights.
+        seed: At least 0. The draws depend on nothing else: torch's generators are neither read nor advanced, and ranks
+            with the same seed have the same weights.
         normalize: See :class:`Weighting`.
 
     State:
-        ``stream``, [K] int64, the generators, one a task.
+        ``stream``, [K] int64, the state of one random generator a task.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        Every task draws from a stream of its own, which :meth:`init` derives from the seed and the place of the task,
-        and which advances when the task has a loss. So an absent task neither moves its stream nor touches the draws of
-        the others: these have the weights of a run in which it does not exist and they have the same streams. The
-        stream is the only thing that tells one task from another, and tasks that are permuted with their streams have
-        permuted weights. Declaring the tasks in another order, or fewer of them, hands out the streams anew, which is
-        like another seed. A loss that is not finite has the weight that was drawn, and does not advance the stream.
+        Each task draws from its own stream, which :meth:`init` derives from the seed and the index of the task, and
+        which advances when the task has a finite loss. So an absent task changes neither its own stream nor the draws
+        of the others. Permuting the tasks together with their streams permutes the weights; declaring the tasks in
+        another order, or fewer of them, assigns other streams to them, as another seed would. A loss that is not finite
+        has the weight that was drawn.
 
-        Published implementations draw from the global generator of torch, on the host, and do not resume; those of
-        Nash-MTL and IGB multiply by :math:`K`, which is ``normalize="sum"``. The look-alike is ``EqualWeighting`` with
-        ``normalize="mean"``, which is its expectation.
+        Published implementations draw from torch's global generator, on the host, and do not resume; those of Nash-MTL
+        and IGB multiply by :math:`K`, which is ``normalize="sum"``. The look-alike is :class:`EqualWeighting` with
+        ``normalize="mean"``, the expectation of these weights.
 
     Example:
         >>> import torch

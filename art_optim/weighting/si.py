@@ -16,7 +16,7 @@ from .registry import register
 @dataclass(frozen=True)
 class ScaleInvariant(Weighting):
     r"""The scale-invariant baseline of Navon et al., "Multi-Task Learning as a Bargaining Game" (ICML 2022): minimise
-    the sum of the logarithms of the losses, whose gradient does not know a task's unit of measure.
+    the sum of the logarithms of the losses, whose gradient does not depend on a task's unit of measure.
 
     .. math::
 
@@ -24,15 +24,15 @@ class ScaleInvariant(Weighting):
 
     where :math:`L_t` is the loss of task :math:`t` in this step.
 
-    A loss that is not positive, or that is not finite, has the mean weight of the others.
+    A loss that is not positive (see :class:`Weighting`) has the mean weight of the others.
 
     Args:
-        normalize: See :class:`Weighting`. The weights sum to nothing in particular, and are large for small losses:
-            compare under ``"mean"`` or ``"sum"``, or choose the learning rate for it.
+        normalize: See :class:`Weighting`. The published weights have no fixed sum and are large for small losses:
+            choose ``"mean"`` or ``"sum"``, or adapt the learning rate.
 
     Note:
-        It is the loss side of :class:`ImprovableGap`, the warm-up of :class:`SmoothTchebycheff`, and where
-        :class:`UncertaintyWeighting` (up to a half) and :class:`ImpartialLoss` come to rest. The look-alike is
+        It is :class:`ImprovableGap` with :math:`\lambda = 1`, the warm-up of :class:`SmoothTchebycheff`, and the limit
+        of :class:`UncertaintyWeighting` (up to a factor of 1/2) and :class:`ImpartialLoss`. The look-alike is
         :class:`GeometricLoss`, the same direction scaled by the geometric mean of the losses.
 
     Example:
@@ -45,5 +45,4 @@ class ScaleInvariant(Weighting):
     needs: ClassVar[str] = "positive losses"
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
-        weights = 1 / losses
-        return mean_elsewhere(weights, positive(weights))
+        return mean_elsewhere(1 / losses, positive(losses))

@@ -1,4 +1,4 @@
-"""SLAW: weights inverse to the spread of the losses."""
+"""SLAW: weights inversely proportional to the spread of the losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .validation import check_real
 @dataclass(frozen=True)
 class SLAW(Weighting):
     r"""SLAW of Crawshaw and Košecká, "SLAW: Scaled Loss Approximate Weighting for Efficient Multi-Task Learning"
-    (2021): the spread of a loss stands for the norm of its gradient, and the weights make all norms equal.
+    (2021): the spread of a loss estimates the norm of its gradient, and the weights make all norms equal.
 
     .. math::
 
@@ -26,13 +26,13 @@ class SLAW(Weighting):
 
     where
 
-    - :math:`E` is the mean of a task's losses, this step's included: of all of them up to the hundredth (with ``decay``
-      0.99), from there on exponential;
-    - :math:`s_t` is at least :math:`10^{-5}`;
-    - the sum is over the present tasks, and :math:`K` is their number, which the weights sum to.
+    - :math:`E` is the mean of a task's losses, including this step's: the mean of all up to the hundredth loss (with
+      ``decay`` 0.99), then an exponential one;
+    - the sum is over the present tasks whose :math:`s_t` is above :math:`10^{-5}`, and :math:`K` is their number, which
+      their weights sum to.
 
-    A task has weight 1 at its first loss, which has no spread. A loss that is not finite has weight 1, and leaves the
-    state alone.
+    A task without a spread to divide by has weight 1: at its first loss, and where the loss is constant. A loss that is
+    not finite (see :class:`Weighting`) has weight 1, and leaves the state unchanged.
 
     Args:
         decay: The share of history in the means, in [0, 1]: the :math:`n`-th loss has the share
@@ -46,8 +46,12 @@ class SLAW(Weighting):
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        The variance is updated as such: in float32, :math:`E[L^2] - E[L]^2` of a loss of 100 that varies by 0.01 is
-        noise. That the loss of this step is in it means that a spike all but silences its own task, while in
+        The authors' code divides by at least :math:`10^{-5}`, which gives nearly all the weight to a constant loss. It
+        computes :math:`E[L^2] - E[L]^2`; here the variance itself is updated, since in float32 that difference is noise
+        for a loss of 100 that varies by 0.01.
+
+        An outlier gives its own task almost no weight until the mean has forgotten it: with ``decay`` 0.99, for about
+        :math:`100 \log (x^2 / 100)` steps, where :math:`x` is its distance in units of the usual spread. In
         :class:`CoVWeighting`, the look-alike, a task that varies gets more weight, and a step later.
 
     Example:
@@ -76,5 +80,5 @@ class SLAW(Weighting):
         count = state["count"].add_(usable)
         share = (1 / count).clamp(min=1 - self.decay)
         update_moments(losses, usable, share, state["mean"], state["variance"])
-        spread = state["variance"].sqrt().clamp(min=1e-5)
-        return relative_weights(-spread.log(), usable & (count > 1))
+        spread = state["variance"].sqrt()
+        return relative_weights(-spread.log(), usable & (spread > 1e-5))

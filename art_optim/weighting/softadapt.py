@@ -1,4 +1,4 @@
-"""SoftAdapt: more weight for the loss that has just grown."""
+"""SoftAdapt: more weight for losses that have just increased."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .validation import check_real
 @dataclass(frozen=True)
 class SoftAdapt(Weighting):
     r"""SoftAdapt of Heydari et al., "SoftAdapt: Techniques for Adaptive Loss Weighting of Neural Networks with
-    Multi-Part Loss Functions" (2019), in the form that PhysicsNeMo and neuraloperator ship.
+    Multi-Part Loss Functions" (2019), in the form of PhysicsNeMo and neuraloperator.
 
     .. math::
 
@@ -29,11 +29,11 @@ class SoftAdapt(Weighting):
     - :math:`L_t` is the loss of task :math:`t` in this step, and :math:`L_t'` its previous one;
     - the softmax is over the present tasks, and :math:`K` is their number, which the weights sum to.
 
-    A task has weight 1 at its first loss, and where the ratio is not positive or not finite. A loss that is not finite
-    leaves the state alone.
+    The weight is 1 at a task's first loss, and where the ratio is not positive. A loss that is not finite (see
+    :class:`Weighting`) leaves the state unchanged.
 
     Args:
-        beta: :math:`\beta`, finite. 1 is PhysicsNeMo's. Below 0 the task that falls fastest gets the most weight.
+        beta: :math:`\beta`, finite. 1 is PhysicsNeMo's. Below 0, the loss that decreases fastest gets the most weight.
         normalize: See :class:`Weighting`.
 
     State:
@@ -43,9 +43,9 @@ class SoftAdapt(Weighting):
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        The paper and the author's package have, instead of the ratio, the slope of the last losses by finite
-        differences, which depends on their scale, with :math:`\beta = 0.1`; and two variants, one with normalised
-        slopes, one with the softmax multiplied by the losses. Those weights sum to 1.
+        Instead of the ratio, the paper and the author's package take the slope of the last losses by finite
+        differences, which depends on their scale, with :math:`\beta = 0.1`. They have two variants, one with normalised
+        slopes, one with the softmax multiplied by the losses. Their weights sum to 1.
 
         The look-alikes: ``ArtAblation(rate="raw", correction="none", temperature=1.0)`` is this with weights that sum
         to 1, up to its clamp; :class:`Art` compares with a smoothed loss and with the smallest one;

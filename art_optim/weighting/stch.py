@@ -29,32 +29,34 @@ class SmoothTchebycheff(Weighting):
     where
 
     - :math:`L_t` is the loss of task :math:`t` in this step;
-    - :math:`n_t` is its nadir, the mean loss in period number ``warmup``, counted from 0. Until that has ended, the
-      task is in its warm-up and adds :math:`\log L_t` to the objective, :math:`w_t = 1 / L_t`;
+    - :math:`n_t` is its nadir, the mean loss in period number ``warmup``, counted from 0. Until the end of that period
+      the task is in its warm-up, where it adds :math:`\log L_t` to the objective: :math:`w_t = 1 / L_t`;
     - the sum and the softmax are over the present tasks past their warm-up, and :math:`K` is their number.
 
-    A loss that is not positive, or that is not finite, does not enter the nadir, and has the mean weight of the others.
+    A loss that is not positive (see :class:`Weighting`) is excluded from the nadir, and has the mean weight of the
+    others.
 
     Args:
         mu: :math:`\mu`, at least 1e-6; the smaller, the closer the objective is to the maximum. 1 is the authors'.
-        warmup: How many periods come before that of the nadir, at least 0. 4 is the authors'.
-        period: How many losses of a task make a period, at least 1. The authors' is the number of steps in an epoch.
+        warmup: The number of periods before that of the nadir, at least 0. 4 is the authors'.
+        period: The number of losses of a task in a period, at least 1. The authors' is the number of steps in an epoch.
         normalize: See :class:`Weighting`.
 
     State:
-        ``count`` [K] int64, the losses so far; ``total`` [K] float32, the sum of those of the nadir's period.
+        ``count`` [K] int64, the number of losses so far; ``total`` [K] float32, the sum of those in the nadir's period.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
         The paper's scalarization is :math:`\mu \log \sum_t \exp(\lambda_t (L_t - z_t^*) / \mu)`, of losses and an ideal
-        point :math:`z^*`; TorchJD's ``STCH`` is that. The multi-task code of the authors, and LibMTL's, take
-        logarithms of losses over their nadir, as here. A period counts the losses of the task itself, not the steps of
-        the run.
+        point :math:`z^*`, which TorchJD's ``STCH`` implements. The multi-task code of the authors, and LibMTL's, take
+        logarithms of losses over their nadir, as here. A period counts the losses of the task, not the steps of the
+        run. The nadir is fixed for the rest of the run, with any outlier in its period; a longer period averages over
+        more losses.
 
-        The look-alike is :class:`ImprovableGap`: there the softmax of :math:`L_t / n_t` weighs the logarithms, it is
-        not their gradient.
+        The look-alike is :class:`ImprovableGap`, where the softmax of :math:`L_t / n_t` weighs the logarithms instead
+        of being the gradient of their soft maximum.
 
     Example:
         >>> import torch

@@ -1,7 +1,7 @@
-"""Random numbers out of a tensor: the state of a generator is on the device and in the checkpoint.
+"""Random generators whose state is a tensor, and so is on the device and in the checkpoint.
 
-A stream is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): a number of 64
-bits that grows by a constant, and a hash of it. No generator of torch can be had here: the state of one is on the host,
+A stream is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): a 64-bit counter
+that is incremented by a constant, and its hash. The generators of torch do not serve here: their state is on the host,
 or cannot be read inside a CUDA graph.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BITS = 23  # so that the middle of each of 2^23 cells is a float32
+_BITS = 23  # the centre of each of 2^23 cells of (0, 1) is a float32
 
 
 def _signed(number: int) -> int:
@@ -22,13 +22,13 @@ _MIX = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
 
 
 def init_streams(seed: int, shape: tuple[int, ...], device: torch.device | str | None) -> Tensor:
-    """Return int64 streams of a shape, far apart from each other and from those of another seed."""
+    """Return int64 streams of the given shape, independent of each other and of those of another seed."""
     index = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=device).reshape(shape)
     return _hash(_hash(torch.full_like(index, seed)) + index)
 
 
 def next_uniforms(streams: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw two independent float32 numbers in (0, 1) from every stream; those that are ``moving`` advance, in place."""
+    """Draw two independent float32 numbers in (0, 1) from every stream, and advance those in ``moving``, in place."""
     bits = _hash(streams + _GAMMA)
     streams.add_(moving * _GAMMA)
     high, low = _shift(bits, 64 - _BITS), _shift(bits, 64 - 2 * _BITS) & ((1 << _BITS) - 1)
@@ -46,5 +46,5 @@ def _hash(number: Tensor) -> Tensor:
 
 
 def _shift(number: Tensor, places: int) -> Tensor:
-    # to the right, filling with zeros: int64 would fill with its sign
+    # A logical shift to the right: that of int64 is arithmetic.
     return (number >> places) & ((1 << (64 - places)) - 1)

@@ -1,4 +1,4 @@
-"""Uncertainty weighting: a learned variance a task."""
+"""Uncertainty weighting: a learned variance for each task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Form = Literal["regression", "classification", "revised"]
 @dataclass(frozen=True)
 class UncertaintyWeighting(Weighting):
     r"""Uncertainty weighting of Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
-    Geometry and Semantics" (CVPR 2018): a task is worth the inverse of its noise, which is learned as a variance.
+    Geometry and Semantics" (CVPR 2018): a task is weighed by the inverse of its noise, a learned variance.
 
     .. math::
 
@@ -29,20 +29,20 @@ class UncertaintyWeighting(Weighting):
 
     where
 
-    - :math:`s_t = \log \sigma_t^2` is the log variance of task :math:`t`. Weights are those before its step;
-    - the regulariser has no gradient for the model. It keeps :math:`s_t` from growing: where it rests,
-      :math:`e^{s_t} = L_t`, so the weight strives to :math:`1 / (2 L_t)`.
+    - :math:`s_t = \log \sigma_t^2` is the log variance of task :math:`t`. The weights are those before its update;
+    - the regulariser has no gradient for the model. It keeps :math:`s_t` from growing: the minimum is at
+      :math:`e^{s_t} = L_t`, so the weight tends to :math:`1 / (2 L_t)`.
 
-    Three forms have that name:
+    Three forms go by this name:
 
     - ``"regression"``: the above, :math:`L / (2 \sigma^2) + \log \sigma`, for squared errors;
-    - ``"classification"``: :math:`e^{-s} L + \tfrac12 s`, with :math:`w = e^{-s}`, for cross-entropies. Rests at
-      :math:`e^s = 2 L`, at the same weight;
+    - ``"classification"``: :math:`e^{-s} L + \tfrac12 s`, with :math:`w = e^{-s}`, for cross-entropies. Its minimum is
+      at :math:`e^s = 2 L`, with the same weight;
     - ``"revised"``: :math:`\tfrac12 e^{-s} L + \log(1 + e^s)`, with :math:`w = \tfrac12 e^{-s}`, of Liebel and Körner,
       "Auxiliary Tasks in Multi-task Learning" (2018), whose regulariser is never negative.
 
-    A loss that is zero or negative has no such place of rest (the weight would grow for ever), and one that is not
-    finite has no gradient: both leave the state alone, and are weighed as before.
+    A loss that is not positive (see :class:`Weighting`) has no such minimum, as the weight would grow without bound: it
+    leaves the state unchanged, and is weighed by the current variance.
 
     Args:
         form: One of the above.
@@ -59,13 +59,16 @@ class UncertaintyWeighting(Weighting):
     Note:
         Where implementations disagree:
 
-        - the authors' notebook drops both halves, :math:`e^{-s} L + s`: this is :class:`ImpartialLoss` with
+        - the authors' notebook omits both factors of 1/2, :math:`e^{-s} L + s`: this is :class:`ImpartialLoss` with
           :math:`s \to -s`;
-        - LibMTL starts at -0.5, and steps :math:`s` by the model's optimizer, so that its weight decay pulls
-          :math:`s` to 0; the Nash-MTL and FAMO benchmarks start at 0. The latter report :math:`e^{-s}`, twice the
-          weight that acts;
-        - Liebel and Körner learn :math:`c` itself, with :math:`c^2 = e^s`: a small loss can drive it through 0, where
-          the weight is infinite. Learning :math:`s` has the same places of rest and no such place.
+        - LibMTL starts at -0.5, and updates :math:`s` with the model's optimizer, whose weight decay pulls :math:`s` to
+          0; the Nash-MTL and FAMO benchmarks start at 0. The latter report :math:`e^{-s}`, twice the loss's weight;
+        - Liebel and Körner learn :math:`c` with :math:`c^2 = e^s`: a small loss can drive it through 0, where the
+          weight is infinite. Learning :math:`s` has the same minima and no such pole.
+
+        An outlier moves :math:`s_t` by at most about 40 ``lr``, however large it is. The second moment of Adam then
+        makes the steps of its task small for about :math:`2000 \log (g / 30)` steps, where :math:`g` is the ratio of
+        its gradient to ordinary ones.
 
     Example:
         >>> import torch
@@ -75,7 +78,7 @@ class UncertaintyWeighting(Weighting):
         >>> losses = torch.tensor([2.0, 0.2])
         >>> weighting(losses, present, state)
         tensor([0.5000, 0.5000])
-        >>> weighting(losses, present, state)  # the first task is noisier than assumed
+        >>> weighting(losses, present, state)  # the first task is noisier than its variance says
         tensor([0.4877, 0.5127])
     """
 

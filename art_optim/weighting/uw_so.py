@@ -1,4 +1,4 @@
-"""Analytical uncertainty weighting: the optimum of uncertainty weighting, softened."""
+"""Analytical uncertainty weighting: a softmax of the optimum of uncertainty weighting."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .validation import check_real
 @dataclass(frozen=True)
 class AnalyticalUncertainty(Weighting):
     r"""Soft optimal uncertainty weighting (UW-SO) of Kirchdorfer et al., "Analytical Uncertainty-Based Loss Weighting
-    in Multi-Task Learning" (GCPR 2024): where the variances of :class:`UncertaintyWeighting` come to rest, the weights
-    are inverse losses; these are taken at once, through a softmax.
+    in Multi-Task Learning" (GCPR 2024): the optimal weights of :class:`UncertaintyWeighting` are inverse losses; this
+    takes their softmax, without learning.
 
     .. math::
 
@@ -26,22 +26,22 @@ class AnalyticalUncertainty(Weighting):
 
     where
 
-    - :math:`L_t` is the loss of task :math:`t` in this step, without its gradient;
+    - :math:`L_t` is the loss of task :math:`t` in this step, detached;
     - the softmax is over the present tasks, so the weights sum to 1.
 
-    A loss that is not positive, or that is not finite, has weight :math:`1/K`, the mean of the others.
+    A loss that is not positive (see :class:`Weighting`) has weight :math:`1/K`, the mean of the others.
 
     Args:
-        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform. To be tuned for
-            every data set: 1 is the bare formula, which is one-hot on losses of 0.1 and below.
+        temperature: :math:`\tau`, at least 1e-6; the larger, the closer the weights are to uniform. Tune it
+            for every data set: 1 is the plain formula, which is one-hot on losses of 0.1 and below.
         normalize: See :class:`Weighting`.
 
     Raises:
         ValueError: A hyperparameter is outside its range.
 
     Note:
-        The look-alike is :class:`ScaleInvariant`, inverse losses without the softmax: there a task's weight times its
-        loss is constant, here the weights depend on the scale of the losses.
+        The look-alike is :class:`ScaleInvariant`, inverse losses without the softmax: there the product of weight and
+        loss is constant, while here the weights depend on the scale of the losses.
 
     Example:
         >>> import torch
@@ -61,4 +61,4 @@ class AnalyticalUncertainty(Weighting):
 
     def weigh(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         logits = 1 / losses / self.temperature
-        return relative_weights(logits, positive(logits)) / number_of(present, losses)
+        return relative_weights(logits, positive(losses)) / number_of(present, losses)

@@ -232,13 +232,29 @@ def test_extreme_losses_break_nothing():
     assert (weights > 0).all()
 
 
-def test_a_weight_does_not_become_negative():
+def test_a_weight_that_adam_makes_negative_stays_at_a_thousandth():
     x = nn.Parameter(torch.tensor([1.0, 1.0]))
     optimizer = TaskReweightedOptimizer(torch.optim.SGD([x], lr=0.0), weighting=GradNorm(lr=5.0, shared=x))
-    for _ in range(4):
+    for step in range(4):
         optimizer.zero_grad()
         optimizer.step({"steep": 100 * x[0], "flat": x[1]})
-    assert optimizer.weights["flat"] > optimizer.weights["steep"] > 0
+        weights = optimizer.task_state.tensors["weight"]
+        assert (weights > 0).all()
+        if step == 0:  # Adam makes them -4 and 6
+            assert weights.tolist() == pytest.approx([2 * 0.001 / 6.001, 2 * 6 / 6.001])
+    assert optimizer.weights["flat"] > optimizer.weights["steep"]
+
+
+def test_a_target_beyond_float32_teaches_nothing_else_than_its_sign():
+    x = nn.Parameter(torch.tensor([1.0, 1.0]))
+    weighting = GradNorm(alpha=1000.0, shared=x)
+    optimizer = TaskReweightedOptimizer(torch.optim.SGD([x], lr=0.0), weighting=weighting)
+    for factor in (1.0, 0.1):
+        optimizer.zero_grad()
+        optimizer.step({"slow": x[0] * 1, "fast": x[1] * factor})
+    weights = optimizer.task_state.tensors["weight"]  # (1.82 ** 1000) is infinite
+    assert weights.isfinite().all()
+    assert weights[0] > 1 > weights[1]
 
 
 def test_the_parameters_are_no_part_of_its_value():

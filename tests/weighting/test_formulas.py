@@ -342,6 +342,13 @@ def test_famo_judges_the_present_tasks_that_it_has_seen():
     assert state["step"].tolist() == (present.sum(0) - 1).tolist()
 
 
+def test_famo_learns_nothing_from_losses_that_fall_at_one_rate():
+    """Adam would make a full step of what is left of the difference by rounding."""
+    losses = torch.tensor([0.3, 0.7, 1.9, 4.1]) * 0.97 ** torch.arange(60.0)[:, None]
+    _, state = run(FAMO(weight_decay=0.0), losses, torch.ones_like(losses, dtype=torch.bool))
+    assert state["logits"].tolist() == [0.0] * 4
+
+
 def test_two_forms_of_uncertainty_rest_at_the_same_weight():
     losses = torch.tensor([0.3, 2.0]).expand(3000, 2)
     for form in ("regression", "classification"):

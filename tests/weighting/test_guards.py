@@ -27,7 +27,7 @@ from art_optim import (
 
 from .cases import run
 
-BAD = [0.0, -1.0, math.nan, math.inf, -math.inf]
+BAD = [0.0, 1e-20, -1.0, 1e20, math.nan, math.inf, -math.inf]
 ROOT = math.sqrt(0.5 * 0.25)
 
 
@@ -68,7 +68,7 @@ def test_past_the_warmup_as_well(weighting, bad, expected):
     assert weights == pytest.approx([first, (first + last) / 2, last])
 
 
-@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("bad", [0.0, 1e-20, 1e20, math.nan, math.inf])
 def test_softadapt_gives_it_the_weight_1(bad):
     weights = last_weights(SoftAdapt(), (0.5, 0.1, 0.5), (0.5, bad, 0.25))
     assert weights == pytest.approx([1.2449187, 1, 0.7550813])  # the softmax of 1 and 1/2, times 2
@@ -81,9 +81,17 @@ def test_slaw_gives_it_the_weight_1():
     assert weights == pytest.approx([2 / 3, 1, 4 / 3])
 
 
-def test_the_spread_of_slaw_has_a_floor():
-    weights = last_weights(SLAW(), (0.5, 0.5), (0.5, 0.498))  # 0, and 1e-3
-    assert weights == pytest.approx([2 * 100 / 101, 2 / 101], rel=1e-4)
+@pytest.mark.parametrize("constant", [0.0, 0.5, 1e6])
+def test_slaw_gives_a_loss_without_spread_the_weight_1(constant):
+    """From the start, or once the spread of its past has decayed."""
+    steps = [(constant, loss, 2 * loss) for loss in (0.1, 0.2, 0.15, 0.3)]
+    assert last_weights(SLAW(), *steps) == pytest.approx([1, 4 / 3, 2 / 3])
+    assert last_weights(SLAW(decay=0.5), (0.3, 0.1, 0.2), *steps * 20) == pytest.approx([1, 4 / 3, 2 / 3], rel=1e-4)
+
+
+def test_slaw_divides_by_a_small_spread():
+    weights = last_weights(SLAW(), (0.5, 0.5), (0.4999, 0.499))  # 5e-5 and 5e-4
+    assert weights == pytest.approx([20 / 11, 2 / 11], rel=1e-3)
 
 
 @pytest.mark.parametrize("bad", BAD)

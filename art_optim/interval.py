@@ -97,15 +97,16 @@ class Interval:
         return moved
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that changes."""
+        """Return copies of all that changes; ``measured`` has a bit for each task."""
         self._add_up()
         tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        return {"size": self.size, "position": self.position, "measured": sorted(self.measured), **tensors}
+        return {"position": self.position, "measured": sum(1 << task for task in self.measured), **tensors}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; tensors stay where they are."""
         self._pending.clear()
-        self.position, self.measured = state_dict["position"], set(state_dict["measured"])
+        self.position = state_dict["position"]
+        self.measured = {task for task in range(len(self._weights)) if state_dict["measured"] >> task & 1}
         for name, tensor in self.tensors.items():
             tensor.copy_(state_dict[name])
         self._hold()

@@ -192,8 +192,12 @@ class TaskReweightedOptimizer(Optimizer):
         self.__setstate__({"inner": inner, "task_state": task_state})
         self.accumulation_steps = accumulation_steps
         self.nonfinite = nonfinite
+        # The inner optimizer may have loaded a checkpoint of a wrapper by itself.
+        _, loaded, place = checkpoint.extract({"param_groups": inner.param_groups})
+        if loaded is not None:
+            task_state.load_state_dict(loaded, f"inner.{place}")
         for group in inner.param_groups:
-            group.pop(checkpoint.KEY, None)  # of a checkpoint of ours that the inner optimizer has loaded by itself
+            group.pop(checkpoint.KEY, None)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -442,6 +446,14 @@ class TaskReweightedOptimizer(Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
+        if any(checkpoint.KEY in group for group in self.param_groups):
+            for group in self.param_groups:
+                group.pop(checkpoint.KEY, None)
+            warnings.warn(
+                "the inner optimizer has loaded the task state of a checkpoint by itself, and it is dropped; "
+                "load checkpoints with load_state_dict of the wrapper",
+                stacklevel=2,
+            )
         state_dict = checkpoint.insert(self.inner.state_dict(), self.task_state.state_dict())
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             result = post_hook(self, state_dict)
@@ -454,24 +466,23 @@ class TaskReweightedOptimizer(Optimizer):
         From the latter the task state starts afresh, with a warning.
 
         Raises:
-            ValueError: The checkpoint is of other tasks, another weighting or other parameter groups; nothing has
-                changed then.
+            TypeError, ValueError: The checkpoint is of other tasks, another weighting, interval or other parameter
+                groups, or it is corrupt; nothing has changed then.
         """
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        state_dict, task_state = checkpoint.extract(state_dict)
-        if task_state is not None:
-            self.task_state.check(task_state)
+        state_dict, task_state, place = checkpoint.extract(state_dict)
+        checked = None if task_state is None else checkpoint.check(task_state, self.task_state, place)
         self.inner.load_state_dict(state_dict)
-        if task_state is not None:
-            self.task_state.load_state_dict(task_state)
-        else:
+        if checked is None:
             self.task_state.reset()
+        else:
+            self.task_state.load(checked)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-        if task_state is None:
+        if checked is None:
             warnings.warn(f"the checkpoint has no {checkpoint.KEY!r}: the task state starts afresh", stacklevel=2)
 
     def join_hook(self, **kwargs: Any) -> Any:

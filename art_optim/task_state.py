@@ -175,30 +175,37 @@ class TaskState:
         interval.measured.update(measured)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies: the names, the weighting with what is not its default, its tensors, the skipped steps."""
+        """Return the task state as plain data, with copies of its tensors: see :mod:`art_optim.checkpoint`."""
         return checkpoint.describe(self)
 
-    def check(self, state_dict: Mapping[str, Any]) -> None:
-        """Raise if ``state_dict`` cannot be loaded; nothing changes.
-
-        Raises:
-            TypeError, ValueError: It is not of these tasks, or not of this weighting.
-        """
-        checkpoint.check(state_dict, self)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], place: str = "the task state") -> None:
         """Take the state over in place: tensors stay where they are.
 
         Raises:
-            TypeError, ValueError: See :meth:`check`; nothing has changed then.
+            TypeError, ValueError: It does not fit: see :func:`art_optim.checkpoint.check`. Nothing has changed then.
         """
-        self.check(state_dict)
-        if state_dict["tasks"] and not self.tasks:
-            self._declare(state_dict["tasks"])
-        self.reset()
-        for name, tensor in state_dict.get("state", {}).items():
+        self.load(checkpoint.check(state_dict, self, place))
+
+    def load(self, checked: Mapping[str, Any]) -> None:
+        """Take over what :func:`art_optim.checkpoint.check` returned."""
+        if checked["tasks"] and not self.tasks:
+            self._declare(checked["tasks"])
+        if not checked["tasks"]:
+            self.reset()
+        for name, tensor in checked["state"].items():
             self.tensors[name].copy_(tensor)
-        self.skipped = state_dict.get("skipped", 0)
+        if checked["tasks"] and self.interval is not None:
+            self.interval.load_state_dict(checked["interval"])
+        self.losses = self.weights = None
+        self.skipped, self.unstepped = checked["skipped"], False
+
+    def layout(self, tasks: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what the state of these tasks looks like, on the ``meta`` device: the weighting's, the interval's."""
+        if not tasks:
+            return {}, {}
+        device = torch.device("meta")
+        tensors, interval = self._fresh(tasks, device)
+        return tensors, {} if interval is None else interval.tensors
 
     def reset(self) -> None:
         """Start the state afresh, in place; the tasks stay."""

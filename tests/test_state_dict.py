@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from art_optim import Art, ArtAblation, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
+from art_optim import Art, EqualWeighting, FixedWeighting, TaskReweightedOptimizer
 
 from .conftest import TASKS, MultiTask
 from .test_optimizer import identical, parameters_of, train, wrap
@@ -123,12 +123,12 @@ def test_our_checkpoint_loads_into_the_bare_inner(trained):
     [
         (
             lambda p: (p, ["rain", "haze"]),
-            r"the checkpoint has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]",
+            r"has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]",
         ),
-        (lambda p: (p, ["haze", "rain", "noise"]), "the checkpoint has tasks"),
-        (lambda p: (p, TASKS, EqualWeighting()), r"the checkpoint has weighting Art\(.*\), not EqualWeighting\("),
-        (lambda p: (p, TASKS, Art(temperature=1.0)), r"not Art\(.*temperature=1.0"),
-        (lambda p: (p, TASKS, Art(normalize="sum")), r"not Art\(normalize='sum'\)"),
+        (lambda p: (p, ["haze", "rain", "noise"]), "has tasks"),
+        (lambda p: (p, TASKS, EqualWeighting()), "class is 'Art', not 'EqualWeighting'"),
+        (lambda p: (p, TASKS, Art(temperature=1.0)), "temperature is 3.0, not 1.0"),
+        (lambda p: (p, TASKS, Art(normalize="sum")), "normalize is 'published', not 'sum'"),
         (
             lambda p: (torch.optim.AdamW([{"params": [q]} for q in p.param_groups[0]["params"]]), TASKS),
             "parameter groups",
@@ -143,60 +143,6 @@ def test_a_checkpoint_of_something_else_changes_nothing(trained, make, message):
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(optimizer.state_dict())
     assert identical(other.state_dict(), before)
-
-
-def test_a_broken_task_state_changes_nothing(trained):
-    _, optimizer = trained
-    saved = optimizer.state_dict()
-    saved["param_groups"][0]["task_reweighting"]["state"]["smoothed"] = torch.ones(2)
-    before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match="the checkpoint has task state"):
-        optimizer.load_state_dict(saved)
-    assert identical(optimizer.state_dict(), before)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"tasks": ["rain", "rain", "noise"]},
-        {"tasks": [1, 2, 3]},
-        {"tasks": "abc"},
-        {"state": {"smoothed": torch.ones(3), "minimum": torch.ones(3, dtype=torch.float64)}},
-        {"state": {"smoothed": torch.ones(3)}},
-        {"weighting": None},
-    ],
-    ids=repr,
-)
-def test_a_corrupt_task_state_changes_nothing(trained, change):
-    model, optimizer = trained
-    saved = optimizer.state_dict()
-    saved["param_groups"][0]["task_reweighting"].update(change)
-    other = wrap(resumed(model), tasks=None)
-    before = copy.deepcopy(other.state_dict())
-    with pytest.raises((TypeError, ValueError), match=r"checkpoint|tasks is"):
-        other.load_state_dict(saved)
-    assert identical(other.state_dict(), before)
-
-
-@pytest.mark.parametrize("key", ["tasks", "weighting"])
-def test_a_task_state_that_lacks_a_part_is_refused(trained, key):
-    _, optimizer = trained
-    saved = optimizer.state_dict()
-    del saved["param_groups"][0]["task_reweighting"][key]
-    with pytest.raises(ValueError, match=f"task state has no {key}"):
-        optimizer.load_state_dict(saved)
-
-
-def test_what_a_checkpoint_says_of_the_weighting(model):
-    """Equal weightings load each other's; a hyperparameter that a later version adds does not lock out this one's."""
-
-    def said(weighting):
-        return wrap(model, weighting=weighting).state_dict()["param_groups"][0]["task_reweighting"]["weighting"]
-
-    assert said(Art()) == "Art()"
-    assert said(Art(temperature=2)) == said(Art(temperature=2.0)) == "Art(temperature=2.0)"
-    assert said(ArtAblation(initial=1)) == said(ArtAblation(initial=1.0))
-    assert said(FixedWeighting([1, 2, 3])) == "FixedWeighting(weights=(1.0, 2.0, 3.0))"
 
 
 def test_a_bare_checkpoint_loads_whole_where_warnings_are_errors(trained):
@@ -271,7 +217,7 @@ def test_the_task_state_refuses_by_itself(trained):
     _, optimizer = trained
     other = wrap(MultiTask(), ["haze", "rain", "noise"]).task_state
     before = other.state_dict()
-    with pytest.raises(ValueError, match="the checkpoint has tasks"):
+    with pytest.raises(ValueError, match="the task state has tasks"):
         other.load_state_dict(optimizer.task_state.state_dict())
     assert identical(other.state_dict(), before)
 

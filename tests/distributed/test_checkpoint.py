@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
@@ -18,14 +20,15 @@ from torch.distributed.fsdp import fully_shard
 from art_optim import TaskReweightedOptimizer
 
 from ..conftest import TASKS, MultiTask
+from ..test_optimizer import identical
 from .processes import in_two_processes
 
 
-def sharded(mesh):
+def sharded(mesh, interval):
     model = MultiTask()
     fully_shard(model.trunk, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return model, TaskReweightedOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-2), TASKS)
+    return model, TaskReweightedOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-2), TASKS, interval=interval)
 
 
 def train(model, optimizer, steps):
@@ -37,17 +40,17 @@ def train(model, optimizer, steps):
 
 def assert_same(left, right):
     assert all(torch.equal(a, b) for a, b in zip(left[0], right[0], strict=True))
-    assert all(torch.equal(left[1]["state"][name], right[1]["state"][name]) for name in ("smoothed", "minimum"))
+    assert identical(left[1], right[1])
 
 
-def through_files(rank, mesh, folder):
-    model, optimizer = sharded(mesh)
+def through_files(interval, rank, mesh, folder):
+    model, optimizer = sharded(mesh, interval)
     train(model, optimizer, range(3))
     weights, state = get_state_dict(model, optimizer)
     dcp.save({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/checkpoint")
     straight = train(model, optimizer, range(3, 6))
 
-    model, optimizer = sharded(mesh)
+    model, optimizer = sharded(mesh, interval)
     weights, state = get_state_dict(model, optimizer)
     loaded = {"model": weights, "optimizer": state}
     dcp.load(loaded, checkpoint_id=f"{folder}/checkpoint")
@@ -55,8 +58,8 @@ def through_files(rank, mesh, folder):
     assert_same(train(model, optimizer, range(3, 6)), straight)
 
 
-def from_rank_0(rank, mesh, folder):
-    model, optimizer = sharded(mesh)
+def from_rank_0(interval, rank, mesh, folder):
+    model, optimizer = sharded(mesh, interval)
     train(model, optimizer, range(3))
     full = StateDictOptions(full_state_dict=True, cpu_offload=True)
     broadcast = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -64,16 +67,18 @@ def from_rank_0(rank, mesh, folder):
     weights = copy.deepcopy(model.state_dict())
     straight = train(model, optimizer, range(3, 6))
 
-    model, optimizer = sharded(mesh)
+    model, optimizer = sharded(mesh, interval)
     train(model, optimizer, [0])  # there is a state to replace
     model.load_state_dict(weights)
     set_optimizer_state_dict(model, optimizer, optim_state_dict=state if rank == 0 else {}, options=broadcast)
     assert_same(train(model, optimizer, range(3, 6)), straight)
 
 
-def test_through_checkpoint_files(tmp_path):
-    in_two_processes(through_files, tmp_path)
+@pytest.mark.parametrize("interval", [1, 2])
+def test_through_checkpoint_files(tmp_path, interval):
+    in_two_processes(partial(through_files, interval), tmp_path)
 
 
-def test_from_the_full_state_dict_of_rank_0(tmp_path):
-    in_two_processes(from_rank_0, tmp_path)
+@pytest.mark.parametrize("interval", [1, 2])
+def test_from_the_full_state_dict_of_rank_0(tmp_path, interval):
+    in_two_processes(partial(from_rank_0, interval), tmp_path)

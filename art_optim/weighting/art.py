@@ -120,10 +120,9 @@ class Art(Weighting):
         updated = smoothed.lerp(loss, 1 - self.decay)
         incomparable = updated.isnan()  # a first loss, or one that is not usable
 
-        rate = loss / smoothed
+        rate = loss / smoothed  # NaN where incomparable, where the priority is 1
         excess = (minimum.log() - log_loss) / log_loss.clamp(max=-1)  # r - 1, exactly 0 at the minimum
-        priority = torch.addcmul(rate, rate, excess).clamp(0, self.max_priority)
-        priority = torch.where(incomparable, 1.0, priority)
+        priority = torch.addcmul(rate, rate, excess).clamp(0, self.max_priority).nan_to_num(1.0)
 
         # fmin ignores NaN
         torch.where(incomparable, smoothed.fmin(loss), updated, out=smoothed)

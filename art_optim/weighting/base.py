@@ -36,8 +36,8 @@ class Weighting(ABC):
     - ``"mean"``: the weights of the present tasks sum to 1, and the objective is a weighted mean;
     - ``"sum"``: they sum to the number of present tasks, and the objective is a reweighted sum.
 
-    Throughout, a number counts as *finite* if its magnitude is below :math:`2^{62} \approx 4.6 \cdot 10^{18}`, and as
-    *positive* if it is between :math:`2^{-62}` and :math:`2^{62}`: squares, inverses and quotients of such losses are
+    Throughout, a number counts as *finite* if its magnitude is at most :math:`2^{62} \approx 4.6 \cdot 10^{18}`, and as
+    *positive* if it is from :math:`2^{-62}` to :math:`2^{62}`: squares, inverses and quotients of such losses are
     float32 numbers, so no loss makes a weight or the state NaN or infinite. A loss that is not finite never enters the
     state.
 

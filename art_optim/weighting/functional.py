@@ -58,15 +58,19 @@ def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
 
 
 def finite(values: Tensor) -> Tensor:
-    """Return which values are finite, [K] bool: of magnitude below :data:`LARGEST`."""
-    return values.abs() < LARGEST
+    """Return which values are finite, [K] bool: of magnitude up to :data:`LARGEST`."""
+    return _within(values, LARGEST)
 
 
 def positive(values: Tensor) -> Tensor:
-    """Return which values are positive and finite, [K] bool: between ``1 / LARGEST`` and :data:`LARGEST`."""
+    """Return which values are positive and finite, [K] bool: from ``1 / LARGEST`` to :data:`LARGEST`."""
     return finite_logarithm(values.log())
 
 
 def finite_logarithm(logarithms: Tensor) -> Tensor:
     """:func:`positive`, given the logarithms of the values."""
-    return logarithms.abs() < math.log(LARGEST)
+    return _within(logarithms, math.log(LARGEST))
+
+
+def _within(values: Tensor, largest: float) -> Tensor:
+    return values.clamp(-largest, largest) == values  # faster than to compare a tensor with a number

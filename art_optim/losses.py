@@ -25,6 +25,7 @@ class TaskLosses:
 
     Attributes:
         given: The indices of the present tasks, where the host knows them although ``counts`` is given; else None.
+        masked: Whether the values of absent tasks are known to be 0.
 
     Raises:
         TypeError: ``values`` or ``counts`` is not a tensor.
@@ -35,6 +36,7 @@ class TaskLosses:
     counts: Tensor | None = None
     tasks: tuple[str, ...] | None = None
     given: list[int] | None = field(default=None, init=False, repr=False)
+    masked: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.values, Tensor) and (self.counts is None or isinstance(self.counts, Tensor))):
@@ -102,7 +104,7 @@ class TaskLosses:
                 pass
             else:
                 if stacked.ndim == 1 and stacked.is_floating_point():
-                    return cls._checked(stacked, None, tasks)
+                    return cls(stacked, None, tasks)
         return cls._one_by_one(losses, tasks)
 
     @classmethod
@@ -110,8 +112,9 @@ class TaskLosses:
         """Do what :meth:`from_mapping` does where losses are absent, of several kinds, or wrong."""
         given = {task: _scalar(task, losses[task]) for task in tasks if losses.get(task) is not None}
         if len(given) != len(losses):
-            unknown = [name for name in _names(losses) if name not in tasks]
+            unknown = [name for name in losses if name not in tasks]
             if unknown:
+                _names(losses)  # refuses what is no string
                 raise ValueError(
                     f"losses has {unknown}, the tasks are {list(tasks)}; declare every task of the run with "
                     "TaskReweightedOptimizer(..., tasks=[...]), and leave out what is no task's loss"
@@ -127,20 +130,13 @@ class TaskLosses:
                     "move the task losses to one device"
                 )
         if len(given) == len(tasks):
-            return cls._checked(torch.stack(list(given.values())), None, tasks)
+            return cls(torch.stack(list(given.values())), tasks=tasks)
         # Stacking scalars of the device says which tasks are there without a copy from the host.
         zero, one = like.new_zeros(()), like.new_ones(())
         values = torch.stack([given.get(task, zero) for task in tasks])
-        counts = torch.stack([one if task in given else zero for task in tasks])
-        return cls._checked(values, counts, tasks, [index for index, task in enumerate(tasks) if task in given])
-
-    @classmethod
-    def _checked(
-        cls, values: Tensor, counts: Tensor | None, tasks: tuple[str, ...] | None, given: list[int] | None = None
-    ) -> TaskLosses:
-        """Make one of what has been checked already."""
-        made = cls.__new__(cls)
-        made.values, made.counts, made.tasks, made.given = values, counts, tasks, given
+        made = cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
+        made.given = [index for index, task in enumerate(tasks) if task in given]
+        made.masked = True
         return made
 
 
@@ -252,7 +248,7 @@ def per_task_mean(
     zeros = losses.new_zeros(num_tasks)
     sums = zeros.index_add(0, task_ids, losses)
     counts = zeros.index_add(0, task_ids, torch.ones_like(losses))
-    return TaskLosses(sums / counts.clamp(min=1), counts)
+    return _means(sums, counts)
 
 
 def _mean_of_columns(losses: Tensor, mask: Tensor | None) -> TaskLosses:
@@ -275,7 +271,13 @@ def _mean_of_columns(losses: Tensor, mask: Tensor | None) -> TaskLosses:
     labelled = ~losses.isnan() if mask is None else mask
     sums = torch.where(labelled, losses, 0.0).sum(0)
     counts = labelled.sum(0, dtype=losses.dtype)
-    return TaskLosses(sums / counts.clamp(min=1), counts)
+    return _means(sums, counts)
+
+
+def _means(sums: Tensor, counts: Tensor) -> TaskLosses:
+    means = TaskLosses(sums / counts.clamp(min=1), counts)
+    means.masked = True
+    return means
 
 
 def _single_at_least(losses: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class TaskState:
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"
             )
-        return TaskLosses._checked(zero_where_absent(losses.values, losses.present), losses.counts, names, losses.given)
+        if names == losses.tasks and (losses.counts is None or losses.masked):
+            return losses
+        return TaskLosses(zero_where_absent(losses.values, losses.present), losses.counts, names)
 
     def weigh(self, losses: TaskLosses) -> tuple[Tensor, Tensor, Tensor]:
         """Return what to differentiate [K], its weights [K] float32, and the losses [K] without a graph.

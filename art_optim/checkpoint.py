@@ -11,7 +11,8 @@ A checkpoint has, under :data:`KEY`, plain data that ``torch.load(weights_only=T
         "skipped": 0,
     }
 
-Format 0 has neither ``"format"`` nor ``"interval"``, and as ``"weighting"`` a string without defaults.
+Format 0 has neither ``"format"`` nor ``"interval"``, and as ``"weighting"`` a string without defaults. From
+``torch.distributed.checkpoint`` it loads with ``DefaultLoadPlanner(allow_partial_load=True)``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from .losses import task_names
 from .weighting import ArtAblation, Weighting
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = "task_reweighting"
 FORMAT = 1
+_ENTRIES = {"format", "tasks", "weighting", "state", "interval", "skipped"}
+_ADDED = {"GradNorm": ["norm"], "JacobianAggregation": ["weight"]}  # since format 0
 _ADVICE = f"build the optimizer as it was, or delete {KEY!r} from the checkpoint to start afresh"
 
 
@@ -48,7 +52,7 @@ def describe(task_state: TaskState) -> dict[str, Any]:
 
 
 def check(state_dict: Mapping[str, Any], task_state: TaskState, place: str = "the task state") -> dict[str, Any]:
-    """Return what is to be loaded, in today's format; raise if ``state_dict`` does not fit. Nothing changes.
+    """Return copies of what is to be loaded, in today's format; raise if ``state_dict`` does not fit. Nothing changes.
 
     Args:
         state_dict: What :func:`describe` returned, of this version or an earlier one.
@@ -59,17 +63,19 @@ def check(state_dict: Mapping[str, Any], task_state: TaskState, place: str = "th
         TypeError, ValueError: It is no task state, or not one of these tasks, this weighting, this interval.
     """
     _require(isinstance(state_dict, Mapping), place, f"is a {type(state_dict).__name__}, not a mapping")
-    version = state_dict.get("format", 0)
-    _require(type(version) is int and version >= 0, f'{place}["format"]', f"is {version!r}, not a whole number")
+    version = state_dict.get("format", FORMAT)
+    _require(_is_count(version) and version > 0, f'{place}["format"]', f"is {version!r}, not the number of a format")
     if version > FORMAT:
         raise ValueError(
             f"{place} has format {version}, which a later version of art_optim has written; this one reads formats up "
             f"to {FORMAT}: install the later version"
         )
     weighting = task_state.weighting
-    # An empty dict is lost on the way through torch.distributed.checkpoint.
-    found = {"state": {}, **state_dict} if version == FORMAT else _upgrade(state_dict, task_state, place)
-    _require_keys(found, {"format", "tasks", "weighting", "state", "interval", "skipped"}, place)
+    if isinstance(state_dict.get("weighting"), str):
+        found = _upgrade(state_dict, task_state, place)
+    else:  # an empty dict is lost on the way through torch.distributed.checkpoint
+        found = {"state": {}, **state_dict}
+    _require_keys(found, _ENTRIES, place)
     _require_weighting(found["weighting"], weighting, f'{place}["weighting"]')
     tasks = _tasks(found["tasks"], f'{place}["tasks"]')
     if tasks and task_state.tasks and tasks != task_state.tasks:
@@ -98,7 +104,7 @@ def check(state_dict: Mapping[str, Any], task_state: TaskState, place: str = "th
         for name, most in {"position": task_state.interval_size, "measured": 2 ** len(tasks) - 1}.items():
             fits = _is_count(counts[name]) and counts[name] <= most
             _require(fits, f'{place}["interval"]["{name}"]', f"is {counts[name]!r}, not a whole number up to {most}")
-    return found
+    return {**found, "state": _copies(found["state"]), "interval": _copies(interval)}
 
 
 def insert(state_dict: Mapping[str, Any], task_state: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def insert(state_dict: Mapping[str, Any], task_state: dict[str, Any]) -> dict[st
 
 
 def extract(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], Any, str]:
-    """Return an inner optimizer's state dict, the task state, or None where there is none, and where it was.
+    """Return an inner optimizer's state dict, the task state, and where it was: "" if there is none.
 
     Raises:
         ValueError: There are several.
@@ -168,12 +174,11 @@ def _require_weighting(saved: Any, weighting: Weighting, place: str) -> None:
 
 
 def _upgrade(state_dict: Mapping[str, Any], task_state: TaskState, place: str) -> dict[str, Any]:
-    """Bring format 0 to today's; what its weightings did not keep yet begins as ``init`` makes it."""
-    _require(
-        {"tasks", "weighting"} <= state_dict.keys() <= {"tasks", "weighting", "state", "skipped"},
-        place,
-        f"has the entries {[*state_dict]}, which are not those of a task state",
-    )
+    """Bring format 0 to today's; a tensor that its weighting did not keep yet begins as ``init`` makes it.
+
+    It may have entries of today: ``torch.distributed.checkpoint`` leaves those that it lacks as they are.
+    """
+    _require_keys(state_dict, {"tasks", "weighting"} | (_ENTRIES & state_dict.keys()), place)
     weighting, state = task_state.weighting, state_dict.get("state", {})
     described = _describe_0(weighting)
     if state_dict["weighting"] != described:
@@ -181,13 +186,13 @@ def _upgrade(state_dict: Mapping[str, Any], task_state: TaskState, place: str) -
     tasks = _tasks(state_dict["tasks"], f'{place}["tasks"]')
     if tasks and isinstance(state, Mapping) and state:
         fresh = weighting.for_tasks(tasks).init(len(tasks), task_state.device)
-        state = {**{name: fresh[name] for name in ("norm", "weight") if name in fresh}, **state}
+        state = {**{name: fresh[name] for name in _ADDED.get(type(weighting).__name__, ())}, **state}
     return {
         "format": FORMAT,
         "tasks": list(tasks),
         "weighting": _hyperparameters(weighting),
         "state": state,
-        "interval": {"size": 1},
+        "interval": state_dict.get("interval", {"size": 1}),
         "skipped": state_dict.get("skipped", 0),
     }
 
@@ -213,13 +218,19 @@ def _require_tensors(saved: Any, wanted: Mapping[str, Tensor], on_meta: bool, pl
     for name, like in wanted.items():
         tensor = saved[name]
         where = f'{place}["{name}"]'
-        _require(isinstance(tensor, Tensor), where, f"is a {type(tensor).__name__}, not a tensor")
-        given, expected = ((tuple(t.shape), t.dtype, t.layout) for t in (tensor, like))
+        # Of a subclass, such as a DTensor, the copy would fail when the inner optimizer has been loaded already.
+        plain = type(tensor) in (Tensor, Parameter)
+        _require(plain, where, f"is a {type(tensor).__name__}, not a plain tensor")
+        given, expected = ((None if t.is_nested else tuple(t.shape), t.dtype, t.layout) for t in (tensor, like))
         if given != expected:
             raise ValueError(f"{where} has shape, dtype and layout {given}, not {expected}; {_ADVICE}")
         if tensor.is_meta and not on_meta:
             raise ValueError(f"{where} is on the meta device, without values; load the checkpoint onto a device")
         _require(not tensor.requires_grad, where, "requires a gradient; give a detached tensor")
+
+
+def _copies(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in entry.items()}
 
 
 def _require_keys(saved: Mapping[str, Any], wanted: Any, place: str) -> None:

@@ -194,7 +194,7 @@ class TaskReweightedOptimizer(Optimizer):
         self.nonfinite = nonfinite
         # The inner optimizer may have loaded a checkpoint of a wrapper by itself.
         _, loaded, place = checkpoint.extract({"param_groups": inner.param_groups})
-        if loaded is not None:
+        if place:
             task_state.load_state_dict(loaded, f"inner.{place}")
         for group in inner.param_groups:
             group.pop(checkpoint.KEY, None)
@@ -463,18 +463,19 @@ class TaskReweightedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or the state dict of a bare inner optimizer.
 
-        From the latter the task state starts afresh, with a warning.
+        From the latter the task state starts afresh, with a warning. The task state is checked before and moved after
+        the inner optimizer: an error of the inner optimizer's own ``load_state_dict`` leaves the task state as it was.
 
         Raises:
             TypeError, ValueError: The checkpoint is of other tasks, another weighting, interval or other parameter
-                groups, or it is corrupt; nothing has changed then.
+                groups, or its task state is corrupt; nothing has changed then.
         """
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = pre_hook(self, state_dict)
             state_dict = state_dict if result is None else result
         state_dict, task_state, place = checkpoint.extract(state_dict)
-        checked = None if task_state is None else checkpoint.check(task_state, self.task_state, place)
+        checked = checkpoint.check(task_state, self.task_state, place) if place else None
         self.inner.load_state_dict(state_dict)
         if checked is None:
             self.task_state.reset()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import io
 import re
+import warnings
 from collections import UserDict
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import given, settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchjd.aggregation import UPGrad
 
 from art_optim import (
@@ -184,6 +187,33 @@ def test_a_checkpoint_without_a_format_is_refused_by_another_weighting(format_0,
     assert identical(everything(optimizer), before)
 
 
+@pytest.mark.parametrize("name", FORMAT_0)
+def test_a_checkpoint_without_a_format_must_be_whole(format_0, name):
+    """Only what its version did not have yet may lack."""
+    saved = format_0[name]["param_groups"][0]["task_reweighting"]
+    for key in saved["state"]:
+        optimizer = wrapped(FORMAT_0[name][0])
+        before = everything(optimizer)
+        lacking = {**saved, "state": {other: saved["state"][other] for other in saved["state"] if other != key}}
+        with pytest.raises((TypeError, ValueError), match=re.escape(PLACE)):
+            optimizer.load_state_dict(with_task_state(optimizer, lacking))
+        assert identical(everything(optimizer), before)
+
+
+@pytest.mark.parametrize("name", ["art", "famo", "gradnorm", "upgrad"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
+@pytest.mark.filterwarnings("ignore:.*missing keys in checkpoint|.*Missing keys|.*_version._derived_version")
+def test_a_distributed_checkpoint_without_a_format_loads_in_part(format_0, name, tmp_path):
+    """It lacks entries that today's state has: ``allow_partial_load`` leaves these as they are."""
+    saved = format_0[name]["param_groups"][0]["task_reweighting"]
+    dcp.save({"tasks": saved}, checkpoint_id=tmp_path, no_dist=True)
+    loaded = wrapped(FORMAT_0[name][0]).task_state
+    planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
+    dcp.load({"tasks": loaded}, checkpoint_id=tmp_path, no_dist=True, planner=planner)
+    for key, tensor in saved["state"].items():
+        assert same(loaded.tensors[key], tensor)
+
+
 def task_state_of(saved: dict) -> dict:
     return {"task_reweighting": saved["param_groups"][0]["task_reweighting"]}
 
@@ -198,24 +228,31 @@ def test_a_hyperparameter_that_a_later_version_adds_may_be_lacking_at_its_defaul
 
 
 META, SPARSE = torch.empty(3, device="meta"), torch.ones(3).to_sparse()
+with FakeTensorMode():
+    FAKE = torch.ones(3)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # nested tensors are a prototype
+    NESTED = torch.nested.nested_tensor([torch.ones(3)])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda s: None, " is a NoneType, not a mapping"),
         (lambda s: [1], " is a list, not a mapping"),
         (lambda s: {**s, "format": 2}, " has format 2, which a later version of art_optim has written"),
-        (lambda s: {**s, "format": "1"}, "[\"format\"] is '1', not a whole number"),
-        (lambda s: {**s, "format": True}, '["format"] is True, not a whole number'),
+        (lambda s: {**s, "format": "1"}, "[\"format\"] is '1', not the number of a format"),
+        (lambda s: {**s, "format": 0}, '["format"] is 0, not the number of a format'),
+        (lambda s: {**s, "format": True}, '["format"] is True, not the number of a format'),
         (lambda s: {**s, "more": 1}, " lacks [] and has ['more'] too much"),
         (lambda s: {k: v for k, v in s.items() if k != "tasks"}, " lacks ['tasks'] and has [] too much"),
-        (lambda s: {k: v for k, v in s.items() if k != "format"}, " has the entries"),
+        (lambda s: {k: v for k, v in s.items() if k != "format"}, " lacks ['format'] and has [] too much"),
         (lambda s: {**s, "tasks": "abc"}, '["tasks"] is a str, not a list of names'),
         (lambda s: {**s, "tasks": torch.ones(3)}, '["tasks"] is a Tensor, not a list of names'),
         (lambda s: {**s, "tasks": [1, 2, 3]}, '["tasks"]: '),
         (lambda s: {**s, "tasks": ["rain", "rain", "noise"]}, '["tasks"]: '),
         (lambda s: {**s, "tasks": ["rain", "haze"]}, " has tasks ['rain', 'haze'], not ['rain', 'haze', 'noise']"),
-        (lambda s: {**s, "weighting": "Art()"}, '["weighting"] is a str, not a mapping'),
+        (lambda s: {**s, "weighting": 1}, '["weighting"] is a int, not a mapping'),
         (lambda s: {**s, "weighting": {**s["weighting"], "temperature": 1.0}}, "temperature is 1.0, not 3.0"),
         (lambda s: {**s, "weighting": {**s["weighting"], "temperature": torch.ones(2)}}, "temperature is tensor"),
         (lambda s: {**s, "weighting": {**s["weighting"], "new": 1}}, "another weighting: new is 1"),
@@ -236,7 +273,15 @@ META, SPARSE = torch.empty(3, device="meta"), torch.ones(3).to_sparse()
         ),
         (lambda s: {**s, "state": {**s["state"], "smoothed": torch.ones(3) * 1j}}, "dtype and layout ((3,), torch.com"),
         (lambda s: {**s, "state": {**s["state"], "smoothed": torch.ones(2)}}, "dtype and layout ((2,), torch.float32"),
-        (lambda s: {**s, "state": {**s["state"], "smoothed": [0.1, 0.2, 0.3]}}, "is a list, not a tensor"),
+        (lambda s: {**s, "state": {**s["state"], "smoothed": [0.1, 0.2, 0.3]}}, "is a list, not a plain tensor"),
+        (
+            lambda s: {**s, "state": {**s["state"], "smoothed": FAKE}},
+            '["state"]["smoothed"] is a FakeTensor, not a pla',
+        ),
+        (
+            lambda s: {**s, "state": {**s["state"], "smoothed": NESTED}},
+            '["state"]["smoothed"] has shape, dtype and lay',
+        ),
         (
             lambda s: {**s, "state": {**s["state"], "smoothed": torch.ones(3, requires_grad=True)}},
             "requires a gradient",
@@ -313,6 +358,27 @@ def test_a_mutated_checkpoint_loads_exactly_or_is_refused_and_moves_nothing(weig
     assert identical(task_state(other), state) or identical(task_state(other), good)
 
 
+@pytest.mark.parametrize("name", ["art", "fixed", "gradnorm"])
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_mutated_checkpoint_without_a_format_loads_exactly_or_is_refused_and_moves_nothing(format_0, name, data):
+    saved = format_0[name]["param_groups"][0]["task_reweighting"]
+    optimizer = wrapped(FORMAT_0[name][0])
+    state = data.draw(mutated(saved))
+    before = everything(optimizer)
+    refused = ""
+    try:
+        optimizer.load_state_dict(with_task_state(optimizer, state))
+    except (TypeError, ValueError) as error:
+        refused = str(error)
+    if refused:
+        assert PLACE in refused
+        assert identical(everything(optimizer), before)
+        return
+    assert all(same(optimizer.task_state.tensors[key], tensor) for key, tensor in state["state"].items())
+    assert optimizer.skipped == state.get("skipped", 0)
+
+
 def test_several_task_states_are_refused():
     optimizer = trained()
     saved = optimizer.state_dict()
@@ -333,11 +399,13 @@ def test_an_inner_checkpoint_that_does_not_fit_leaves_the_task_state():
     assert identical(everything(optimizer), before)
 
 
-def test_a_state_that_shares_the_memory_of_the_live_one_loads():
+@pytest.mark.parametrize("names", [("smoothed", "minimum"), ("minimum", "smoothed")])
+def test_a_state_that_shares_the_memory_of_the_live_one_loads(names):
     optimizer = trained()
-    before = copy.deepcopy(optimizer.task_state.tensors)
-    alias = {**task_state(optimizer), "state": optimizer.task_state.tensors}
-    optimizer.load_state_dict(with_task_state(optimizer, UserDict(alias)))
+    live = optimizer.task_state.tensors
+    state = {name: live[source] for name, source in zip(("smoothed", "minimum"), names, strict=True)}
+    before = copy.deepcopy(state)
+    optimizer.load_state_dict(with_task_state(optimizer, UserDict({**task_state(optimizer), "state": state})))
     assert identical(optimizer.task_state.tensors, before)
 
 

@@ -14,15 +14,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from art_optim import (
-    SLAW,
-    Art,
-    ArtAblation,
-    CoVWeighting,
-    GradNorm,
     ImpartialLoss,
-    ImprovableGap,
-    ReLoBRaLo,
-    SmoothTchebycheff,
     TaskReweightedOptimizer,
     UncertaintyWeighting,
 )
@@ -143,25 +135,13 @@ def test_no_loss_of_float32_breaks_weights_or_state(weighting, at, some, data):
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-# What these keep of an outlier is in their docstrings: a minimum, a first loss, a base, a mean over thousands of steps.
-REMEMBERING = (
-    Art,
-    ArtAblation,
-    CoVWeighting,
-    GradNorm,
-    ImpartialLoss,
-    ImprovableGap,
-    ReLoBRaLo,
-    SLAW,
-    SmoothTchebycheff,
-    UncertaintyWeighting,
-)
+FORGETTING = [weighting for weighting in EVERY if "outlier" not in (type(weighting).__doc__ or "")]
 
 
-@pytest.mark.parametrize("weighting", [w for w in EVERY if not isinstance(w, REMEMBERING)], ids=repr)
+@pytest.mark.parametrize("weighting", FORGETTING, ids=repr)
 @settings(deadline=None, max_examples=30)
 @given(at=st.integers(0, 9), outlier=OUTLIER, task=st.integers(0, NUM_TASKS - 1))
-def test_an_outlier_is_forgotten(weighting, at, outlier, task):
+def test_an_outlier_is_forgotten_where_the_docstring_does_not_say_how_long_it_acts(weighting, at, outlier, task):
     losses = ordinary(at + 51, seed=1)
     without, _ = run(weighting, losses, [None] * len(losses))
     losses[at, task] = outlier
@@ -169,11 +149,6 @@ def test_an_outlier_is_forgotten(weighting, at, outlier, task):
     ratio = (weights[-1] + 1e-6) / (without[-1] + 1e-6)
     assert ratio.min() > 0.5
     assert ratio.max() < 2
-
-
-@pytest.mark.parametrize("method", REMEMBERING)
-def test_a_method_that_keeps_an_outlier_says_so(method):
-    assert "outlier" in method.__doc__
 
 
 @pytest.mark.parametrize("weighting", [UncertaintyWeighting(), ImpartialLoss()], ids=repr)

@@ -1,5 +1,7 @@
 # make demo   train on real photographs, leave a table and two pictures in runs/restoration/
 # make test   lint, type check, doctests and tests
+# make test-oldest, make test-newest   the tests of the package alone, with the oldest torch and torchjd that it supports, and
+#             with the newest of everything; each in an environment of its own, of several GB
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
 # make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
@@ -9,13 +11,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint zoo toy compare bench
+# What runs without the demo, the examples, the benchmarks and the frameworks.
+CORE := art_optim tests $(addprefix --ignore=tests/, frameworks restoration zoo distributed/test_examples.py \
+	$(addprefix test_, $(addsuffix .py, compare documentation examples overhead restoration_example scaling toy typing)))
+
+.PHONY: demo test test-oldest test-newest lint zoo toy compare bench
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest test-newest: test-%: .venv-%/.core
+	.venv-$*/bin/python -m pytest $(CORE) $(ARGS)
 
 zoo: .venv/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
@@ -37,4 +46,11 @@ lint: .venv/.test
 .venv/.%: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
+	touch $@
+
+.venv-oldest/.core: VERSIONS := 'torch==2.6.0' 'torchjd==0.14.0'
+.venv-newest/.core: VERSIONS := --upgrade --upgrade-strategy eager
+.venv-%/.core: setup.cfg Makefile
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -e '.[core]' $(VERSIONS)
 	touch $@

@@ -20,12 +20,11 @@ from torch.torch_version import TorchVersion
 from art_optim import Art, EqualWeighting, FixedWeighting, GradNorm, RandomWeighting, TaskReweightedOptimizer, compiled
 from art_optim.compiled import CompiledWeighing
 
+from .conftest import needs_compilation
 from .test_optimizer import identical, same
 
 TASKS = ["a", "b", "c"]
-pytestmark = pytest.mark.skipif(
-    torch.__version__ < compiled.OLDEST, reason=f"compile=True needs torch>={compiled.OLDEST}"
-)
+pytestmark = needs_compilation
 needs_a_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
 )

@@ -23,6 +23,7 @@ from art_optim import (
     per_task_mean,
 )
 
+from .conftest import needs_compilation
 from .test_optimizer import same
 from .weighting.cases import EVERY, NUM_TASKS, REQUIRED, available, create
 
@@ -241,6 +242,7 @@ def test_a_closure_counts_as_one_call_a_step():
     assert changed == [False, False, True, False, False, True]
 
 
+@needs_compilation
 def test_compiled_weighing_has_an_interval(monkeypatch):
     layouts = []
 
@@ -311,6 +313,7 @@ def test_gradnorm_learns_alike_at_intervals():
     assert trace[-1].unique().numel() > 1
 
 
+@needs_compilation
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_under_torch_compile_an_interval_is_refused_in_one_graph_and_right_in_several():
     eager, optimizer = made(Art(), 2), made(Art(), 2)

@@ -261,11 +261,11 @@ def test_through_the_distributed_state_dict(trained, options):
 
 def test_through_distributed_checkpoint_files(trained, tmp_path):
     model, optimizer = trained
-    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path)
     other = resumed(model)
     second = wrap(other)
     loaded = {"optimizer": get_optimizer_state_dict(other, second)}
-    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load(loaded, checkpoint_id=tmp_path)
     set_optimizer_state_dict(other, second, optim_state_dict=loaded["optimizer"])
     train(model, optimizer, range(4, 6))
     train(other, second, range(4, 6))
@@ -275,10 +275,10 @@ def test_through_distributed_checkpoint_files(trained, tmp_path):
 def test_undeclared_tasks_cannot_come_from_distributed_checkpoint_files(trained, tmp_path):
     """It fills in only what is there already: refused with the way out, before anything has changed."""
     model, optimizer = trained
-    dcp.save({"tasks": optimizer.task_state}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save({"tasks": optimizer.task_state}, checkpoint_id=tmp_path)
     second = wrap(resumed(model), tasks=None)
     with pytest.raises(Exception, match="declare the tasks with tasks=") as raised:
-        dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path, no_dist=True)
+        dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path)
     assert raised.type is not AttributeError
     assert second.tasks == ()
 
@@ -288,14 +288,14 @@ def test_flattened_it_is_lost_with_a_warning_and_saved_by_itself(trained, tmp_pa
     model, optimizer = trained
     flatten = StateDictOptions(flatten_optimizer_state_dict=True)
     saved = {"optimizer": get_optimizer_state_dict(model, optimizer, options=flatten), "tasks": optimizer.task_state}
-    dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save(saved, checkpoint_id=tmp_path)
     other = resumed(model)
     second = wrap(other)
     loaded = {"optimizer": get_optimizer_state_dict(other, second, options=flatten), "tasks": second.task_state}
-    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load(loaded, checkpoint_id=tmp_path)
     with pytest.warns(UserWarning, match="the task state starts afresh"):
         set_optimizer_state_dict(other, second, optim_state_dict=loaded["optimizer"], options=flatten)
-    dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load({"tasks": second.task_state}, checkpoint_id=tmp_path)
     train(model, optimizer, range(4, 6))
     train(other, second, range(4, 6))
     assert identical(snapshot(model, optimizer), snapshot(other, second))

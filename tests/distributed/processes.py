@@ -8,12 +8,15 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 SECONDS = 120
+SHARDS = torch.__version__ >= "2.8"
+needs_fully_shard = pytest.mark.skipif(not SHARDS, reason="fully_shard on the CPU needs torch>=2.8")
 
 
 def in_processes(number: int, case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:

@@ -25,7 +25,7 @@ from art_optim import FixedWeighting, TaskReweightedOptimizer
 
 from ..conftest import TASKS, MultiTask
 from ..test_optimizer import identical, parameters_of
-from .processes import in_two_processes
+from .processes import in_two_processes, needs_fully_shard
 
 STEPS = 5
 WEIGHTS = (0.5, 1.0, 2.0)
@@ -213,12 +213,18 @@ def of_both(outcomes, key):
     return found
 
 
+each_case = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=needs_fully_shard if case.prepare is shard else ()) for name, case in CASES.items()],
+)
+
+
 def assert_like_one_process(parameters, case):
     assert identical(*parameters)
     torch.testing.assert_close(parameters[0], alone(case))
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 @pytest.mark.parametrize("how", OURS)
 def test_two_processes_train_like_one(outcomes, name, how):
     """One backward pass through the trunk a batch, for which a checkpointed trunk is computed again."""
@@ -229,7 +235,7 @@ def test_two_processes_train_like_one(outcomes, name, how):
     assert_like_one_process(parameters, case)
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_a_backward_a_task_does_not(outcomes, name):
     """What the library avoids fails, or goes through the trunk for every task."""
     case = CASES[name]

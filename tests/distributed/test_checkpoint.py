@@ -21,7 +21,7 @@ from art_optim import TaskReweightedOptimizer
 
 from ..conftest import TASKS, MultiTask
 from ..test_optimizer import identical
-from .processes import in_two_processes
+from .processes import in_two_processes, needs_fully_shard
 
 
 def sharded(mesh, interval):
@@ -74,11 +74,13 @@ def from_rank_0(interval, rank, mesh, folder):
     assert_same(train(model, optimizer, range(3, 6)), straight)
 
 
+@needs_fully_shard
 @pytest.mark.parametrize("interval", [1, 2])
 def test_through_checkpoint_files(tmp_path, interval):
     in_two_processes(partial(through_files, interval), tmp_path)
 
 
+@needs_fully_shard
 @pytest.mark.parametrize("interval", [1, 2])
 def test_from_the_full_state_dict_of_rank_0(tmp_path, interval):
     in_two_processes(partial(from_rank_0, interval), tmp_path)

@@ -7,7 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..conftest import MultiTask
 from ..test_optimizer import wrap
-from .processes import in_two_processes
+from .processes import in_two_processes, needs_fully_shard
 
 
 def sharded(mesh):
@@ -40,5 +40,6 @@ def skip_one(rank, mesh, folder):
             assert getattr(parameter, "full_tensor", lambda p=parameter: p)().isfinite().all()
 
 
+@needs_fully_shard
 def test_all_ranks_skip_what_one_of_them_spoils(tmp_path):
     in_two_processes(skip_one, tmp_path)

@@ -20,6 +20,8 @@ scalarization = pytest.importorskip("torchjd.scalarization")
 
 NUM_TASKS, STEPS = 5, 40
 
+needs_dwa_and_famo = pytest.mark.skipif(not hasattr(scalarization, "FAMO"), reason="DWA and FAMO need torchjd>=0.15")
+
 
 def losses() -> torch.Tensor:
     """[T, K], falling at different speeds from different heights, with noise."""
@@ -44,6 +46,7 @@ def test_geometric_loss_is_the_geometric_mean():
     assert_weights(GeometricLoss(), [gradient(scalarization.GeometricMean(), values) for values in losses()])
 
 
+@needs_dwa_and_famo
 @pytest.mark.parametrize("period", [1, 3, 7])
 def test_dynamic_weight_average(period):
     scalarizer, expected = scalarization.DWA(temperature=0.5), []
@@ -67,6 +70,7 @@ def test_what_is_learned_with_adam(weighting, scalarizer):
     assert_weights(weighting, expected)
 
 
+@needs_dwa_and_famo
 @pytest.mark.parametrize("bounds", [0.0, (-1.0, -0.5, 0.0, 0.0, 0.01)])
 def test_famo_judged_by_the_next_step(bounds):
     scalarizer, expected = scalarization.FAMO(NUM_TASKS, torch.tensor(bounds).expand(NUM_TASKS).clone()), []

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 TASKS = ("rain", "haze", "noise")
 
 needs_compilation = pytest.mark.skipif(
-    torch.__version__ < "2.8", reason="compile=True and torch.compile of combine need torch>=2.8"
+    torch.__version__ < "2.8", reason="compile=True, and torch.compile with an interval, need torch>=2.8"
 )
 
 

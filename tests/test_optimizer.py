@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, Weighting, per_task_mean
 
-from .conftest import TASKS, MultiTask, needs_compilation
+from .conftest import TASKS, MultiTask
 
 INNERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -303,7 +303,6 @@ def test_a_model_initialised_on_meta_and_materialised_later():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at it
-@needs_compilation
 def test_combine_compiles_as_one_graph_and_once(model):
     """A counter in Python would compile anew at every step; an absent task is another program."""
     torch.compiler.reset()

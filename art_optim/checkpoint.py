@@ -5,7 +5,7 @@ A checkpoint has, under :data:`KEY`, plain data that ``torch.load(weights_only=T
     {
         "format": 1,
         "tasks": ["rain", "haze"],
-        "weighting": {"class": "Art", "temperature": 3.0, ...},  # all hyperparameters, defaults too
+        "weighting": ("Art", {"temperature": 3.0, ...}),  # all hyperparameters, defaults too
         "state": {"smoothed": Tensor, ...},  # as the weighting's init makes it
         "interval": {"size": 1},  # beyond 1 also what Interval.state_dict returns
         "skipped": 0,
@@ -142,9 +142,10 @@ def _strip(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return stripped, found
 
 
-def _hyperparameters(weighting: Weighting) -> dict[str, Any]:
+def _hyperparameters(weighting: Weighting) -> tuple[str, dict[str, Any]]:
+    # A tuple is one entry of a distributed checkpoint, so that one more hyperparameter is no more entry.
     compared = (field.name for field in fields(weighting) if field.compare)
-    return {"class": type(weighting).__name__, **{name: _plain(getattr(weighting, name)) for name in compared}}
+    return type(weighting).__name__, {name: _plain(getattr(weighting, name)) for name in compared}
 
 
 def _plain(value: Any) -> Any:
@@ -158,19 +159,20 @@ def _plain(value: Any) -> Any:
 
 
 def _require_weighting(saved: Any, weighting: Weighting, place: str) -> None:
-    _require(isinstance(saved, Mapping), place, f"is a {type(saved).__name__}, not a mapping")
-    wanted = _hyperparameters(weighting)
+    named = isinstance(saved, (tuple, list)) and len(saved) == 2 and isinstance(saved[1], Mapping)
+    _require(named, place, f"is {saved!r}, not a name and a mapping")
+    (name, values), (wanted_name, wanted) = saved, _hyperparameters(weighting)
+    if name != wanted_name:
+        raise ValueError(f"{place} is {name!r}, not {wanted_name!r}; {_ADVICE}")
     # One that a later version has added does, by default, what the version of the checkpoint did without it.
-    added = {
-        field.name for field in fields(weighting) if getattr(weighting, field.name) == field.default
-    } - saved.keys()
+    defaults = {field.name for field in fields(weighting) if getattr(weighting, field.name) == field.default}
     differ = [
-        f"{name} is {saved[name]!r}" if name not in wanted else f"{name} is {saved.get(name)!r}, not {wanted[name]!r}"
-        for name in {**wanted, **saved}
-        if name not in added and repr(saved.get(name)) != repr(wanted.get(name))
+        f"{name} is {values.get(name)!r}, not {wanted.get(name)!r}"
+        for name in {**wanted, **values}
+        if name not in defaults - values.keys() and repr(values.get(name)) != repr(wanted.get(name))
     ]
     if differ:
-        raise ValueError(f"{place} is that of another weighting: {'; '.join(differ)}; {_ADVICE}")
+        raise ValueError(f"{place} has other hyperparameters: {'; '.join(differ)}; {_ADVICE}")
 
 
 def _upgrade(state_dict: Mapping[str, Any], task_state: TaskState, place: str) -> dict[str, Any]:

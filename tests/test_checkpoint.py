@@ -71,13 +71,9 @@ def everything(optimizer: TaskReweightedOptimizer) -> tuple:
 def test_a_checkpoint_names_every_hyperparameter_and_its_format():
     state = task_state(trained(DynamicWeightAverage(period=3)))
     assert state["format"] == 1
-    assert state["weighting"] == {
-        "class": "DynamicWeightAverage",
-        "normalize": "published",
-        "temperature": 2.0,
-        "period": 3,
-    }
-    assert task_state(wrapped(FixedWeighting([1, 2, 3])))["weighting"]["weights"] == [1.0, 2.0, 3.0]
+    hyperparameters = {"normalize": "published", "temperature": 2.0, "period": 3}
+    assert state["weighting"] == ("DynamicWeightAverage", hyperparameters)
+    assert task_state(wrapped(FixedWeighting([1, 2, 3])))["weighting"][1]["weights"] == [1.0, 2.0, 3.0]
     assert (
         task_state(wrapped(Art(temperature=2)))["weighting"] == task_state(wrapped(Art(temperature=2.0)))["weighting"]
     )
@@ -220,10 +216,10 @@ def task_state_of(saved: dict) -> dict:
 
 def test_a_hyperparameter_that_a_later_version_adds_may_be_lacking_at_its_default():
     optimizer, saved = trained(), task_state(trained())
-    del saved["weighting"]["max_priority"]
+    del saved["weighting"][1]["max_priority"]
     optimizer.load_state_dict(with_task_state(optimizer, saved))
     other = wrapped(Art(max_priority=5.0))
-    with pytest.raises(ValueError, match=re.escape('["weighting"] is that of another weighting: max_priority is None')):
+    with pytest.raises(ValueError, match=re.escape('["weighting"] has other hyperparameters: max_priority is None')):
         other.load_state_dict(with_task_state(other, saved))
 
 
@@ -252,11 +248,17 @@ with warnings.catch_warnings():
         (lambda s: {**s, "tasks": [1, 2, 3]}, '["tasks"]: '),
         (lambda s: {**s, "tasks": ["rain", "rain", "noise"]}, '["tasks"]: '),
         (lambda s: {**s, "tasks": ["rain", "haze"]}, " has tasks ['rain', 'haze'], not ['rain', 'haze', 'noise']"),
-        (lambda s: {**s, "weighting": 1}, '["weighting"] is a int, not a mapping'),
-        (lambda s: {**s, "weighting": {**s["weighting"], "temperature": 1.0}}, "temperature is 1.0, not 3.0"),
-        (lambda s: {**s, "weighting": {**s["weighting"], "temperature": torch.ones(2)}}, "temperature is tensor"),
-        (lambda s: {**s, "weighting": {**s["weighting"], "new": 1}}, "another weighting: new is 1"),
-        (lambda s: {**s, "weighting": {"class": "FAMO"}}, "class is 'FAMO', not 'Art'"),
+        (lambda s: {**s, "weighting": 1}, '["weighting"] is 1, not a name and a mapping'),
+        (
+            lambda s: {**s, "weighting": ("Art", {**s["weighting"][1], "temperature": 1.0})},
+            "temperature is 1.0, not 3.0",
+        ),
+        (
+            lambda s: {**s, "weighting": ("Art", {**s["weighting"][1], "temperature": torch.ones(2)})},
+            "temperature is tensor",
+        ),
+        (lambda s: {**s, "weighting": ("Art", {**s["weighting"][1], "new": 1})}, "other hyperparameters: new is 1"),
+        (lambda s: {**s, "weighting": ("FAMO", {})}, "is 'FAMO', not 'Art'"),
         (lambda s: {**s, "interval": {"size": 4}}, " has interval 4, not 1"),
         (lambda s: {**s, "interval": {"size": torch.ones(2)}}, " has interval tensor([1., 1.]), not 1"),
         (lambda s: {**s, "interval": 1}, '["interval"] is a int, not a mapping'),
@@ -422,7 +424,7 @@ def test_a_wrapper_takes_over_what_its_inner_optimizer_has_loaded(tasks):
 def test_a_wrapper_refuses_what_its_inner_optimizer_has_loaded_if_it_does_not_fit():
     inner = torch.optim.SGD(MultiTask().parameters(), lr=0.5, momentum=0.9)
     inner.load_state_dict(trained().state_dict())
-    message = re.escape(f'inner.{PLACE}["weighting"] is that of another weighting: temperature is 3.0, not 1.0')
+    message = re.escape(f'inner.{PLACE}["weighting"] has other hyperparameters: temperature is 3.0, not 1.0')
     with pytest.raises(ValueError, match=message):
         TaskReweightedOptimizer(inner, TASKS, Art(temperature=1.0))
     assert checkpoint.KEY in inner.param_groups[0]  # nothing has changed

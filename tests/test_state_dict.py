@@ -126,7 +126,7 @@ def test_our_checkpoint_loads_into_the_bare_inner(trained):
             r"has tasks \['rain', 'haze', 'noise'\], not \['rain', 'haze'\]",
         ),
         (lambda p: (p, ["haze", "rain", "noise"]), "has tasks"),
-        (lambda p: (p, TASKS, EqualWeighting()), "class is 'Art', not 'EqualWeighting'"),
+        (lambda p: (p, TASKS, EqualWeighting()), "is 'Art', not 'EqualWeighting'"),
         (lambda p: (p, TASKS, Art(temperature=1.0)), "temperature is 3.0, not 1.0"),
         (lambda p: (p, TASKS, Art(normalize="sum")), "normalize is 'published', not 'sum'"),
         (

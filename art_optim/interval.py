@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,17 +44,18 @@ class Interval:
         self._pending: list[tuple[Tensor, Tensor | None]] = []
         self.tensors = {"total": equal.new_zeros(2, num_tasks), "held": torch.full_like(equal, math.nan)}
 
-    def unmeasured(self, losses: TaskLosses, shared: bool) -> list[int]:
+    def unmeasured(self, losses: TaskLosses) -> list[int]:
         """Return the tasks whose first loss of an interval is in the next call, this one's.
 
-        Where the host does not know which tasks are present, or ``shared`` says that other ranks may have others, these
-        are all tasks in the first call of an interval.
+        Where the host does not know which tasks are present, it waits for the device, unless all have been measured.
         """
+        everything = range(len(self._weights))
         begins = self.position in (0, self.size)
-        everything = list(range(len(losses.values)))
-        given = everything if losses.counts is None else losses.given
-        if given is None or shared:
-            return everything if begins else []
+        if not begins and len(self.measured) == len(everything):
+            return []
+        given: Sequence[int] = everything
+        if losses.counts is not None:
+            given = losses.given or [task for task, count in enumerate(losses.counts.tolist()) if count > 0]
         return [task for task in given if begins or task not in self.measured]
 
     def mean(self) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ class TaskState:
             )
         measured: list[int] = []
         if self._gradients is not None:
-            measured = interval.unmeasured(losses, shared=average is not None)
+            measured = interval.unmeasured(losses)
             if measured:
                 self._gradients.measure(values, present, tensors, average, measured)
         if interval.position == interval.size:

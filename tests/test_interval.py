@@ -300,6 +300,22 @@ def test_gradnorm_measures_each_task_once_an_interval(lone, monkeypatch):
     assert len(passes) == 2 * NUM_TASKS
 
 
+@pytest.mark.parametrize("way", ["mapping", "mixed batch"])
+def test_gradnorm_learns_alike_from_lone_tasks_in_any_order(way):
+    """Where losses and gradients do not change, the order of the tasks in a round makes no difference."""
+    joint, lone = made(GradNorm(), 1), made(GradNorm(), NUM_TASKS)
+    generator, values = torch.Generator().manual_seed(0), history(1)[0]
+    for turn in range(6):
+        for task in torch.randperm(NUM_TASKS, generator=generator).tolist():
+            loss = losses_of(lone, values)[TASKS[task]]
+            mixed = way == "mixed batch"
+            lone.backward(per_task_mean(loss[None], torch.tensor([task]), NUM_TASKS) if mixed else {TASKS[task]: loss})
+        if turn:
+            joint.combine(losses_of(joint, values))
+    assert joint.task_state.tensors["step"].tolist() == [5.0] * NUM_TASKS
+    torch.testing.assert_close(lone.task_state.tensors, joint.task_state.tensors)
+
+
 def test_gradnorm_learns_alike_at_intervals():
     """Where losses and gradients do not change, a weighing is a step of its learning."""
     each, rounds = made(GradNorm(), 1), made(GradNorm(), 3)

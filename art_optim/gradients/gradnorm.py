@@ -54,7 +54,7 @@ class GradNorm(GradientWeighting):
 
     State:
         ``weight``, with Adam's ``exp_avg``, ``exp_avg_sq`` and ``step``; ``initial``, the first losses, 0 before
-        there is one; ``norm``, the norms measured since the last weighing, -1 where there is none. All [K] float32.
+        there is one; ``norm``, the last norms measured, -1 where there is none or it was not finite. All [K] float32.
 
     Raises:
         TypeError: ``shared`` holds something else than tensors.
@@ -67,6 +67,8 @@ class GradNorm(GradientWeighting):
           scaling. LibMTL learns the logits of a softmax instead.
         - An outlier as the first loss of a task distorts its :math:`r_t` for the rest of the run. A later one moves
           :math:`w_t` by at most about 40 ``lr``, and the second moment of Adam then makes the steps of its task small.
+        - With an ``interval``, the host must know which tasks to measure: it waits for the device where it is given a
+          ``TaskLosses``, or there are several processes, until all tasks have been measured in the interval.
         - The graph is kept for the pass that trains; so a model under ``torch.compile`` needs
           ``torch._functorch.config.donated_buffer = False``, as for any ``retain_graph=True``.
 
@@ -159,7 +161,7 @@ class GradNorm(GradientWeighting):
         after = torch.where(usable, moved, 0.0).sum()
         state["weight"].copy_(torch.where(usable, moved * before / after, state["weight"]))
         state["initial"].copy_(initial)
-        state["norm"].fill_(-1)
+        state["norm"].copy_(torch.where(finite(state["norm"]), state["norm"], -1.0))
         return weights
 
     def _parameters(self, values: Tensor, average: Average | None) -> tuple[Tensor, ...]:

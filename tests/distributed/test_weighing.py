@@ -39,9 +39,14 @@ def task_ids(step, rank, number):
     return torch.arange(3).repeat_interleave(torch.tensor(counts))
 
 
-def batch(step, ranks, number):
+def lone_task(step, rank, number):
+    """The tasks of the samples of a rank: they take turns."""
+    return torch.full((2,), (number * step + rank) % 3)
+
+
+def batch(step, ranks, number, ids_of=task_ids):
     """The samples of some ranks: the ranks of one process have them all."""
-    ids = [task_ids(step, rank, number) for rank in ranks]
+    ids = [ids_of(step, rank, number) for rank in ranks]
     generators = [torch.Generator().manual_seed(100 * step + rank) for rank in ranks]
     inputs = [torch.randn(len(i), 6, generator=generator) for i, generator in zip(ids, generators, strict=True)]
     return torch.cat(inputs), torch.cat(ids)
@@ -54,6 +59,9 @@ class Network(MultiTask):
         return (outputs.gather(1, ids[:, None])[:, 0] - (1 + ids) * inputs[:, 0]).square()
 
 
+INTERVALS = {"interval": {"interval": 3}, "lone tasks": {"interval": 3, "ids_of": lone_task}}
+
+
 def weighting_of(name, network):
     if name == "gradnorm":
         return GradNorm(shared=network.trunk.parameters())
@@ -64,7 +72,7 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.005, momentum=0.9)
 
 
-def trained(name, ranks, number, prepare=lambda network: network, batches=1, **options):
+def trained(name, ranks, number, prepare=lambda network: network, batches=1, ids_of=task_ids, **options):
     """What the steps return, the weights of each step, the parameters and the task state in the end."""
     network = Network()
     prepared = prepare(network)
@@ -75,7 +83,7 @@ def trained(name, ranks, number, prepare=lambda network: network, batches=1, **o
     for step in range(0, STEPS, batches):
         optimizer.zero_grad()
         for each in range(batches):
-            inputs, ids = batch(step + each, ranks, number)
+            inputs, ids = batch(step + each, ranks, number, ids_of)
             losses = per_task_mean(prepared(inputs, ids), ids, 3)
             totals.append(optimizer.backward(losses))
             weights.append(torch.stack(list(optimizer.weights.values())))
@@ -109,7 +117,7 @@ def every_weighting(rank, mesh, folder):
         "group": {"process_group": dist.group.WORLD},
         "accumulation": {"batches": 2},
         "fully_shard": {"prepare": sharded(mesh)},
-        "interval": {"interval": 3},
+        **INTERVALS,
     }
     for (way, options), name in itertools.product(ways.items(), ("art", "uncertainty", "gradnorm")):
         if way == "fully_shard" and (name == "gradnorm" or not SHARDS):
@@ -152,11 +160,11 @@ def test_processes_weigh_and_step_as_one_that_has_all_samples(outcomes, name):
 
 @pytest.mark.parametrize("name", ["art", "uncertainty", "gradnorm"])
 @pytest.mark.parametrize(
-    "way", ["mesh", "group", "accumulation", pytest.param("fully_shard", marks=needs_fully_shard), "interval"]
+    "way", ["mesh", "group", "accumulation", pytest.param("fully_shard", marks=needs_fully_shard), *INTERVALS]
 )
 def test_they_do_so_however_they_are_set_up(outcomes, way, name):
     if (way, name) in outcomes[0]:
-        options = {"accumulation": {"batches": 2}, "interval": {"interval": 3}}.get(way, {})
+        options = {"accumulation": {"batches": 2}, **INTERVALS}.get(way, {})
         assert_as_one([of_rank[way, name] for of_rank in outcomes], alone(name, len(outcomes), **options))
 
 

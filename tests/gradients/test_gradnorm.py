@@ -203,8 +203,9 @@ def test_a_task_that_cannot_be_judged_is_as_if_absent_from_the_learning(factor):
     losses = model.losses(2)
     optimizer.backward({**losses, "b": losses["b"] * factor})
     twin.backward(model.losses(2, ("a", "c")))
-    for name, tensor in optimizer.task_state.tensors.items():
-        torch.testing.assert_close(tensor, twin.task_state.tensors[name], rtol=1e-6, atol=0)
+    for name in optimizer.task_state.tensors.keys() - {"norm"}:  # which is measured again before it is used
+        found, expected = optimizer.task_state.tensors[name], twin.task_state.tensors[name]
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e30])
@@ -216,7 +217,9 @@ def test_a_gradient_that_is_not_finite_teaches_nothing(factor):
     before = copy.deepcopy(optimizer.task_state.tensors)
     losses = model.losses(2)
     optimizer.backward({**losses, "b": losses["b"] * factor})
-    assert all(torch.equal(tensor, optimizer.task_state.tensors[name]) for name, tensor in before.items())
+    after = optimizer.task_state.tensors
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name != "norm")
+    assert after["norm"].isfinite().all()
     assert all(weight.isfinite() for weight in optimizer.weights.values())
 
 

@@ -79,7 +79,8 @@ class Interval:
 
     def add(self, losses: Tensor, counts: Tensor | None) -> None:
         """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all."""
-        self._pending.append((losses, counts))
+        # Copies: both may be the caller's, who may fill them anew for the next call.
+        self._pending.append((losses.clone(), None if counts is None else counts.clone()))
         self.position += 1
         if len(self._pending) == _MOST_PENDING:
             self._add_up()

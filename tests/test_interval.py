@@ -162,6 +162,17 @@ def test_the_mean_is_over_samples_where_their_number_is_known():
     torch.testing.assert_close(stacked(optimizer.weights), torch.full((NUM_TASKS,), 5.0))
 
 
+def test_the_caller_may_fill_the_same_tensors_anew_for_each_call():
+    optimizer, values, counts = made(ScaleInvariant(), NUM_TASKS), torch.ones(NUM_TASKS), torch.zeros(NUM_TASKS)
+    for call in range(NUM_TASKS + 1):
+        task = call % NUM_TASKS
+        values.fill_(2.0**task)
+        counts.zero_()[task] = 3
+        optimizer.combine(TaskLosses(values.view(-1).requires_grad_(), counts))
+        values = values.detach()
+    assert optimizer.task_state.interval.tensors["held"].tolist() == [1.0, 0.5, 0.25, 0.125]
+
+
 def test_a_task_that_was_never_weighed_has_the_mean_weight_of_the_others():
     optimizer = made(ScaleInvariant(), 2)
     for _ in range(2):

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from art_optim import Art, EqualWeighting, FixedWeighting, TaskLosses, TaskReweightedOptimizer, Weighting, per_task_mean
 
-from .conftest import TASKS, MultiTask
+from .conftest import TASKS, MultiTask, needs_compilation
 
 INNERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -797,6 +797,7 @@ def test_a_copy_trains_on_by_itself(model, duplicate):
     assert identical(parameters_of(other_model), frozen)
 
 
+@needs_compilation
 def test_repr_shows_the_parts_and_the_options_that_are_not_defaults(model):
     optimizer = wrap(model)
     start, end = "TaskReweightedOptimizer(tasks=['rain', 'haze', 'noise'], weighting=", f", inner={optimizer.inner!r})"

@@ -118,7 +118,7 @@ class Interval:
         self.begin(torch.full_like(self._initial, math.nan), None)
 
     def _hold(self) -> None:
-        """A task that has never been weighed has the mean of the others."""
+        """Derive the weights of the calls to come: a task that has never been weighed has the mean of the others."""
         held = self.tensors["held"]
         weighed = ~held.isnan()
         self._weights = torch.where(weighed.any(), mean_elsewhere(held, weighed), self._initial)

@@ -224,7 +224,9 @@ def per_task_mean(
     if task_ids is None and num_tasks is None:
         return _mean_of_columns(losses, mask)
     if mask is not None:
-        raise ValueError("mask is given with task_ids; give either: mask for losses [B, K], task_ids for losses [B]")
+        raise ValueError(
+            "mask is given with task_ids or num_tasks; give either: mask alone for losses [B, K], those two for [B]"
+        )
     if not (isinstance(losses, Tensor) and isinstance(task_ids, Tensor)):
         raise TypeError(
             f"losses is a {type(losses).__name__} and task_ids a {type(task_ids).__name__}; "

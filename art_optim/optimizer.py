@@ -100,8 +100,9 @@ class TaskReweightedOptimizer(Optimizer):
             in every step. Choose more to smooth noisy losses, to save time, or the steps of an epoch for a method that
             is defined on epochs. Hyperparameters that count steps, such as ``decay`` or ``period``, then count
             weighings. Held weights are not rescaled to the tasks of a call: with weights that sum to 1, a task that is
-            alone has about 1/K; choose ``normalize="sum"`` for a mean weight of 1. A method that looks at gradients
-            measures each task in its first call of an interval. Not within a CUDA graph or ``torch.compile``.
+            alone has about 1/K, and more after an interval that lacked others; choose ``normalize="sum"`` for a mean
+            weight of 1. A method that looks at gradients measures each task in its first call of an interval. Not
+            within a CUDA graph or ``torch.compile``.
 
     Raises:
         TypeError: ``inner`` is not an optimizer, ``tasks`` not a sequence of names, ``weighting`` neither a method nor
@@ -540,8 +541,8 @@ class TaskReweightedOptimizer(Optimizer):
         if any(group.get("lr", 1) != 0 and any(p.grad is not None for p in group["params"]) for group in groups):
             self.task_state.warned = True
             warnings.warn(
-                "step() follows no weighing: the gradients are those of a plain loss.backward(); call step(losses), or "
-                "backward(losses) or combine(losses).backward() before step()",
+                "step() follows no weighing: the gradients of a plain loss.backward() are not weighted; call "
+                "step(losses), or backward(losses) or combine(losses).backward() before step()",
                 stacklevel=4,
             )
 

@@ -192,7 +192,7 @@ def test_the_state_moves_once_a_call_with_a_graph_and_not_in_validation(model):
     assert not torch.equal(before["smoothed"], optimizer.task_state.tensors["smoothed"])
 
 
-WARNING = "step\\(\\) follows no weighing: the gradients are those of a plain loss.backward"
+WARNING = "step\\(\\) follows no weighing: the gradients of a plain loss.backward\\(\\) are not weighted"
 
 
 def test_a_step_that_follows_no_weighing_is_warned_of_once(model):

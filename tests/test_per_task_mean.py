@@ -244,7 +244,7 @@ def test_the_means_of_a_matrix_compile_as_one_graph(masked):
             (torch.rand(2), torch.tensor([0, 1]), 2),
             {"mask": torch.ones(2) > 0},
             ValueError,
-            "mask is given with task_ids; give either",
+            "mask is given with task_ids or num_tasks; give either",
         ),
     ],
 )

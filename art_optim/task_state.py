@@ -127,8 +127,8 @@ class TaskState:
             tensors, interval = self._elsewhere(losses.tasks or (), device, trainable)
         if interval is not None:
             if trainable:
-                captured = values.is_cuda and torch.cuda.is_current_stream_capturing()
-                if captured or self._gradients is not None or interval.position in (0, interval.size):
+                _require_eager(interval, values)
+                if self._gradients is not None or interval.position == interval.size:
                     self._open(losses, tensors, interval, average)
                 interval.add(detached, losses.counts)
             weights = interval.weights(present)
@@ -159,11 +159,6 @@ class TaskState:
     ) -> None:
         """Weigh if an interval is over; measure the gradients of tasks that have their first loss of an interval."""
         values, present = losses.values, losses.present
-        if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
-            raise RuntimeError(
-                f"a step with interval={interval.size} is being compiled or captured in a CUDA graph, where the host "
-                "cannot count calls; leave the step out of it, or choose interval=1"
-            )
         measured: list[int] = []
         if self._gradients is not None:
             measured = interval.unmeasured(losses)
@@ -239,6 +234,14 @@ class TaskState:
         weighting, number = self.weighting.for_tasks(tasks), len(tasks)
         interval = None if self.interval_size == 1 else Interval(self.interval_size, weighting, number, device)
         return weighting.init(number, device), interval
+
+
+def _require_eager(interval: Interval, values: Tensor) -> None:
+    if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+        raise RuntimeError(
+            f"a step with interval={interval.size} is being compiled or captured in a CUDA graph, where the host "
+            "cannot count calls; leave the step out of it, or choose interval=1"
+        )
 
 
 def _autocasts(device: torch.device) -> bool:

@@ -342,16 +342,19 @@ def test_gradnorm_learns_alike_at_intervals():
 
 @needs_compilation
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_under_torch_compile_an_interval_is_refused_in_one_graph_and_right_in_several():
+@pytest.mark.parametrize("calls", [0, 1, 2], ids=["at the start", "within an interval", "at a weighing"])
+def test_under_torch_compile_an_interval_is_refused_in_one_graph_and_right_in_several(calls):
     eager, optimizer = made(Art(), 2), made(Art(), 2)
 
     def leaves(values):
         return {task: value.clone().requires_grad_() for task, value in zip(TASKS, values, strict=True)}
 
+    for values in history(calls):
+        assert same(optimizer.combine(leaves(values)), eager.combine(leaves(values)))
     torch.compiler.reset()
     with pytest.raises(Exception, match="a step with interval=2 is being compiled or captured"):
         torch.compile(optimizer.combine, backend="eager", fullgraph=True)(leaves(history(1)[0]))
-    assert optimizer.task_state.interval.position == 0
+    assert optimizer.task_state.interval.position == calls
     torch.compiler.reset()
     combine = torch.compile(optimizer.combine, backend="eager")
     for values in history(6):

@@ -132,8 +132,8 @@ class Interval:
         if any(counts is not None for _, counts in self._pending):
             ones = torch.ones_like(total[0])
             counts = torch.stack([ones if n is None else n.to(total) for _, n in self._pending])
-            sums = torch.where(usable & (counts > 0), losses * counts, 0.0)
             counts = torch.where(usable, counts, 0.0)
+            sums = torch.where(usable, losses * counts, 0.0)
         else:
             sums, counts = torch.where(usable, losses, 0.0), usable.to(total)
         for call in torch.stack([sums, counts], 1):  # one by one: a checkpoint in between must not change the rounding

@@ -112,6 +112,13 @@ def test_a_run_with_an_interval_resumes_exactly_at_any_call(weighting, position)
     assert identical(run(optimizer, model, range(position, 14)), run(second, other, range(position, 14)))
 
 
+def test_loading_replaces_the_losses_of_the_running_interval_and_those_of_the_last_step():
+    optimizer, other = trained(interval=3, steps=4), trained(interval=3, steps=5)
+    other.load_state_dict(optimizer.state_dict())
+    assert all(value.isnan() for value in (*other.weights.values(), *other.losses.values()))
+    assert identical(other.state_dict(), optimizer.state_dict())
+
+
 def test_saving_within_an_interval_does_not_change_the_run():
     def run(saves):
         model = MultiTask()

@@ -262,3 +262,13 @@ def test_an_error_of_a_hook_is_not_taken_for_one_of_the_inner(model):
     optimizer.register_step_pre_hook(lambda *_: torch.ones(()).backward())
     with pytest.raises(RuntimeError, match=r"^element 0 of tensors does not require grad"):
         optimizer.step(model.losses(0))
+
+
+def test_losses_that_a_hook_weighs_are_no_evaluation_of_the_closure(model):
+    other = copy.deepcopy(model)
+    optimizer, expected = wrap(model), wrap(other)
+    optimizer.register_step_pre_hook(lambda *_: optimizer.combine(model.losses(1)) and None)
+    optimizer.step(lambda: model.losses(0))
+    expected.combine(other.losses(1))
+    expected.step(other.losses(0))
+    assert identical((parameters_of(model), optimizer.weights), (parameters_of(other), expected.weights))

@@ -147,6 +147,21 @@ def test_a_loss_that_is_not_finite_is_excluded_from_its_mean():
     torch.testing.assert_close(stacked(optimizer.weights), 1 / torch.tensor([0.3, 0.5, 0.5, 0.5]))
 
 
+def test_a_loss_that_is_not_finite_is_excluded_with_its_samples():
+    optimizer = made(ScaleInvariant(), 2)
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for value, count in ((0.2, 1.0), (torch.nan, 5.0), (1.0, 1.0)):
+        optimizer.step(TaskLosses(value * parameter, torch.full((NUM_TASKS,), count)))
+    torch.testing.assert_close(stacked(optimizer.weights), torch.full((NUM_TASKS,), 5.0))
+
+
+def test_an_interval_without_a_finite_loss_leaves_the_weights_of_equal_losses():
+    optimizer = made(Art(), 2)
+    for _ in range(5):
+        optimizer.step(losses_of(optimizer, torch.full((NUM_TASKS,), torch.nan)))
+        assert stacked(optimizer.weights).tolist() == [0.25] * NUM_TASKS
+
+
 def test_a_task_without_a_finite_loss_keeps_its_weight():
     optimizer = made(ScaleInvariant(), 2)
     for value in (0.2, 0.2, torch.nan, torch.nan, 0.1):

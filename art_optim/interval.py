@@ -20,8 +20,8 @@ _MOST_PENDING = 64  # calls
 class Interval:
     """The losses of the calls since the last weighing, and the weights held until the next.
 
-    A call only appends its losses to a list; they are added up when their mean is needed. So a call between two
-    weighings has no operators but those that hand out the held weights.
+    A call only appends a copy of its losses to a list; they are added up when their mean is needed. So a call between
+    two weighings has no other operators but those that hand out the held weights.
 
     Args:
         size: The number of calls from one weighing to the next, at least 2.

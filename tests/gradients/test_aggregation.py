@@ -612,3 +612,14 @@ def test_a_later_evaluation_of_a_closure_is_not_rounded_by_autocast():
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         optimizer.step(closure)
+
+
+def test_a_task_that_is_absent_where_an_interval_begins_keeps_its_weight():
+    model = Model()
+    optimizer = optimizer_of(model, UPGrad(), interval=2)
+    weights = []
+    for tasks in (TASKS, TASKS, TASKS[:2], TASKS):
+        optimizer.step(model.losses(0, tasks))
+        weights.append(optimizer.weights["c"])
+    assert weights[0] > 0
+    assert weights[3] == weights[0]

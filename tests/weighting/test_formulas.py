@@ -26,6 +26,7 @@ from art_optim import (
     SoftAdapt,
     UncertaintyWeighting,
 )
+from art_optim.weighting import create
 from art_optim.weighting.stream import init_streams, next_uniforms
 
 from .cases import run
@@ -375,3 +376,12 @@ def test_scale_invariance():
         weights, _ = run(weighting, losses, present)
         scaled, _ = run(weighting, losses * units, present)
         torch.testing.assert_close((scaled * units)[present], weights[present], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("unusable", [0.0, -1.0, float("nan"), 1e30])
+@pytest.mark.parametrize("name", ["si", "gls", "igb", "stch", "uw_so", "famo"])
+def test_a_present_task_whose_loss_is_not_usable_has_the_mean_weight_of_the_others(name, unusable):
+    weighting = create(name)
+    weights = weighting(torch.tensor([0.5, 0.125, unusable]), None, weighting.init(3))
+    torch.testing.assert_close(weights[2], weights[:2].mean())
+    assert weights[0] != weights[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypeAlias, get_args
+from typing import Any, SupportsFloat, TypeAlias, get_args
 
 PerTask: TypeAlias = Sequence[float] | Mapping[str, float]
 
@@ -13,9 +13,10 @@ def check_real(weighting: object, name: str, low: float = -math.inf, high: float
     """Convert a hyperparameter to float (3 and 3.0 are one value in a checkpoint), and check that it is in [low, high].
 
     Raises:
+        TypeError: It is not a number.
         ValueError: It is outside, or not finite.
     """
-    value = float(getattr(weighting, name))
+    value = _number(name, getattr(weighting, name))
     object.__setattr__(weighting, name, value)
     if not _within(value, low, high):
         raise ValueError(f"{name} is {value}; it must be {_range(low, high)}")
@@ -25,9 +26,10 @@ def check_positive(weighting: object, name: str) -> None:
     """Convert a hyperparameter to float, and check that it is positive and finite.
 
     Raises:
-        ValueError: It is not.
+        TypeError: It is not a number.
+        ValueError: It is not positive and finite.
     """
-    value = float(getattr(weighting, name))
+    value = _number(name, getattr(weighting, name))
     object.__setattr__(weighting, name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}; it must be positive and finite")
@@ -37,9 +39,10 @@ def check_history_share(weighting: object, name: str) -> None:
     """Convert the share of history in a running mean to float, and check that it is in [0, 1).
 
     Raises:
+        TypeError: It is not a number.
         ValueError: It is outside.
     """
-    value = float(getattr(weighting, name))
+    value = _number(name, getattr(weighting, name))
     object.__setattr__(weighting, name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name} is {value}; it must be in [0, 1), the share of history in the smoothed loss")
@@ -77,9 +80,9 @@ def check_per_task(weighting: object, name: str, low: float = -math.inf, high: f
     given = getattr(weighting, name)
     numbers: dict[Any, float] | None = None
     if isinstance(given, Mapping) and all(isinstance(task, str) for task in given):
-        numbers = {str.__str__(task): float(given[task]) for task in sorted(given)}
+        numbers = {str.__str__(task): _number(f"{name}[{task!r}]", given[task]) for task in sorted(given)}
     elif isinstance(given, Iterable) and not isinstance(given, (str, Mapping, Set)):
-        numbers = dict(enumerate(float(number) for number in given))
+        numbers = {i: _number(f"{name}[{i}]", number) for i, number in enumerate(given)}
     if numbers is None:
         raise TypeError(
             f"{name} is {given!r}; give one number a task: a mapping from task name to number, or a sequence in the "
@@ -124,6 +127,12 @@ def one_a_task(name: str, numbers: PerTask, num_tasks: int) -> Sequence[float]:
             "tasks=[...]"
         )
     return numbers
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} is {value!r}; give a number")
+    return float(value)
 
 
 def _within(value: float, low: float, high: float) -> bool:

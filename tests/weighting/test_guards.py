@@ -12,8 +12,10 @@ from art_optim import (
     FAMO,
     SLAW,
     AnalyticalUncertainty,
+    Art,
     CoVWeighting,
     DynamicWeightAverage,
+    FixedWeighting,
     GeometricLoss,
     ImpartialLoss,
     ImprovableGap,
@@ -185,3 +187,19 @@ def test_whole_and_real_numbers_are_one_in_a_checkpoint():
     assert repr(SoftAdapt(beta=2)) == repr(SoftAdapt(beta=2.0))
     assert repr(FAMO(min_losses=[0, 1])) == repr(FAMO(min_losses=(0.0, 1.0)))
     assert repr(UncertaintyWeighting(initial_log_variance=0)) == repr(UncertaintyWeighting())
+
+
+@pytest.mark.parametrize("value", [None, "x", "3", [1.0]])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda value: Art(temperature=value), "temperature"),
+        (lambda value: Art(decay=value), "decay"),
+        (lambda value: SoftAdapt(beta=value), "beta"),
+        (lambda value: FixedWeighting([1.0, value]), "weights[1]"),
+        (lambda value: FixedWeighting({"rain": value}), "weights['rain']"),
+    ],
+)
+def test_a_hyperparameter_that_is_no_number_is_refused_by_its_name(make, name, value):
+    with pytest.raises(TypeError, match=re.escape(f"{name} is {value!r}; give a number")):
+        make(value)

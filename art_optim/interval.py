@@ -12,16 +12,16 @@ from torch import Tensor
 
 from .losses import TaskLosses
 from .weighting import Weighting
-from .weighting.functional import Present, finite, mean_elsewhere, zero_where_absent
+from .weighting.functional import Present, finite, zero_where_absent
 
-_MOST_PENDING = 64  # calls
+_CHUNK = 64  # calls whose losses are kept until they are added up
 
 
 class Interval:
     """The losses of the calls since the last weighing, and the weights held until the next.
 
-    A call only appends a copy of its losses to a list; they are added up when their mean is needed. So a call between
-    two weighings has no other operators but those that hand out the held weights.
+    A call only appends its losses to a list; they are added up when their mean is needed. So a call between two
+    weighings has no operators but those that hand out the held weights.
 
     Args:
         size: The number of calls from one weighing to the next, at least 2.
@@ -32,8 +32,8 @@ class Interval:
     Attributes:
         position: The number of calls since the last weighing; 0 only before the first call.
         measured: The tasks whose gradients have been measured since the last weighing.
-        tensors: ``total`` [2, K] float32, the sums of losses times samples and of samples since the last weighing;
-            ``held`` [K] float32, the last weight of each task, NaN before its first.
+        tensors: ``total`` [2, K] float32, the sums of losses times samples and of samples over whole chunks of calls
+            since the last weighing; ``held`` [K] float32, the last weight of each task, NaN before its first.
     """
 
     def __init__(self, size: int, weighting: Weighting, num_tasks: int, device: torch.device) -> None:
@@ -78,11 +78,13 @@ class Interval:
         self._hold()
 
     def add(self, losses: Tensor, counts: Tensor | None) -> None:
-        """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all."""
-        # Copies: both may be the caller's, who may fill them anew for the next call.
-        self._pending.append((losses.clone(), None if counts is None else counts.clone()))
+        """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all.
+
+        Both are kept as they are: nothing may write to them.
+        """
+        self._pending.append((losses, counts))
         self.position += 1
-        if len(self._pending) == _MOST_PENDING:
+        if len(self._pending) == _CHUNK:
             self._add_up()
 
     def weights(self, present: Present) -> Tensor:
@@ -100,18 +102,28 @@ class Interval:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that changes; ``measured`` has a bit for each task."""
-        self._add_up()
-        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        return {"position": self.position, "measured": sum(1 << task for task in self.measured), **tensors}
+        return {"position": self.position, "measured": sum(1 << task for task in self.measured), **self.buffers()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; tensors stay where they are."""
-        self._pending.clear()
         self.position = state_dict["position"]
         self.measured = {task for task in range(len(self._weights)) if state_dict["measured"] >> task & 1}
         for name, tensor in self.tensors.items():
             tensor.copy_(state_dict[name])
+        losses, counts = (state_dict[name].to(self._weights, copy=True) for name in ("losses", "counts"))
+        self._pending = [*zip(losses, counts, strict=True)][: self.position % _CHUNK]
         self._hold()
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return copies of the tensors, with the losses and counts of the last calls as rows of fixed matrices.
+
+        A checkpoint keeps these calls apart, since adding them up earlier would change the rounding.
+        """
+        rows = self._weights.new_zeros(2, min(self.size, _CHUNK), len(self._weights))
+        if self._pending:
+            rows[:, : len(self._pending)] = torch.stack(self._stacked())
+        copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return {**copies, "losses": rows[0].clone(), "counts": rows[1].clone()}
 
     def reset(self) -> None:
         """Start afresh."""
@@ -120,22 +132,24 @@ class Interval:
     def _hold(self) -> None:
         """Derive the weights of the calls to come: a task that has never been weighed has the mean of the others."""
         held = self.tensors["held"]
-        weighed = ~held.isnan()
-        self._weights = torch.where(weighed.any(), mean_elsewhere(held, weighed), self._initial)
+        weighed = held == held  # not NaN
+        known = torch.where(weighed, held, 0.0)
+        weights = torch.where(weighed, held, known.sum() / weighed.sum())
+        self._weights = torch.where(weights == weights, weights, self._initial)
 
     def _add_up(self) -> None:
-        if not self._pending:
-            return
-        total = self.tensors["total"]
-        losses = torch.stack([values.to(total) for values, _ in self._pending])
-        usable = finite(losses)
-        if any(counts is not None for _, counts in self._pending):
-            ones = torch.ones_like(total[0])
-            counts = torch.stack([ones if n is None else n.to(total) for _, n in self._pending])
-            counts = torch.where(usable, counts, 0.0)
-            sums = torch.where(usable, losses * counts, 0.0)
-        else:
-            sums, counts = torch.where(usable, losses, 0.0), usable.to(total)
-        for call in torch.stack([sums, counts], 1):  # one by one: a checkpoint in between must not change the rounding
-            total.add_(call)
-        self._pending.clear()
+        if self._pending:
+            losses, counts = self._stacked()
+            usable = finite(losses)
+            sums = torch.where(usable, losses * counts, 0.0).sum(0)
+            self.tensors["total"].add_(torch.stack([sums, torch.where(usable, counts, 0.0).sum(0)]))
+            self._pending.clear()
+
+    def _stacked(self) -> tuple[Tensor, Tensor]:
+        """Return the losses and the counts of the calls that have not been added up, [calls, K] float32."""
+        like = self._weights
+        losses = torch.stack([values.to(like) for values, _ in self._pending])
+        if all(counts is None for _, counts in self._pending):
+            return losses, torch.ones_like(losses)
+        ones = torch.ones_like(like)
+        return losses, torch.stack([ones if counts is None else counts.to(like) for _, counts in self._pending])

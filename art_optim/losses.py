@@ -25,7 +25,7 @@ class TaskLosses:
 
     Attributes:
         given: The indices of the present tasks, where the host knows them although ``counts`` is given; else None.
-        masked: Whether the values of absent tasks are known to be 0.
+        own: Whether the tensors were made in this module, with the value 0 for absent tasks: no caller writes to them.
 
     Raises:
         TypeError: ``values`` or ``counts`` is not a tensor.
@@ -36,7 +36,7 @@ class TaskLosses:
     counts: Tensor | None = None
     tasks: tuple[str, ...] | None = None
     given: list[int] | None = field(default=None, init=False, repr=False)
-    masked: bool = field(default=False, init=False, repr=False)
+    own: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.values, Tensor) and (self.counts is None or isinstance(self.counts, Tensor))):
@@ -104,7 +104,9 @@ class TaskLosses:
                 pass
             else:
                 if stacked.ndim == 1 and stacked.is_floating_point():
-                    return cls(stacked, None, tasks)
+                    made = cls(stacked, None, tasks)
+                    made.own = True
+                    return made
         return cls._one_by_one(losses, tasks)
 
     @classmethod
@@ -136,7 +138,7 @@ class TaskLosses:
         values = torch.stack([given.get(task, zero) for task in tasks])
         made = cls(values, torch.stack([one if task in given else zero for task in tasks]), tasks)
         made.given = [index for index, task in enumerate(tasks) if task in given]
-        made.masked = True
+        made.own = True
         return made
 
 
@@ -278,7 +280,7 @@ def _mean_of_columns(losses: Tensor, mask: Tensor | None) -> TaskLosses:
 
 def _means(sums: Tensor, counts: Tensor) -> TaskLosses:
     means = TaskLosses(sums / counts.clamp(min=1), counts)
-    means.masked = True
+    means.own = True
     return means
 
 

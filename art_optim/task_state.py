@@ -95,7 +95,7 @@ class TaskState:
                 f"losses has {len(losses.values)} values for the {len(self.tasks)} tasks {list(self.tasks)}; "
                 "give one value a task"
             )
-        if names == losses.tasks and (losses.counts is None or losses.masked):
+        if names == losses.tasks and (losses.counts is None or losses.own):
             return losses
         return TaskLosses(zero_where_absent(losses.values, losses.present), losses.counts, names)
 
@@ -130,7 +130,10 @@ class TaskState:
                 _require_eager(interval, values)
                 if self._gradients is not None or interval.position == interval.size:
                     self._open(losses, tensors, interval, average)
-                interval.add(detached, losses.counts)
+                if losses.own or average is not None:
+                    interval.add(detached, losses.counts)
+                else:  # the caller may fill the tensors anew for the next call
+                    interval.add(detached.clone(), None if losses.counts is None else losses.counts.clone())
             weights = interval.weights(present)
         elif self._gradients is not None:
             values, weights = self._gradients.objective(values, present, tensors, average)
@@ -202,7 +205,7 @@ class TaskState:
             return {}, {}
         device = torch.device("meta")
         tensors, interval = self._fresh(tasks, device)
-        return tensors, {} if interval is None else interval.tensors
+        return tensors, {} if interval is None else interval.buffers()
 
     def reset(self) -> None:
         """Start the state afresh, in place; the tasks stay."""

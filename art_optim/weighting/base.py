@@ -96,7 +96,8 @@ class Weighting(ABC):
 
     def __call__(self, losses: Tensor, present: Present, state: dict[str, Tensor]) -> Tensor:
         """Return the weights [K] float32, 0 for absent tasks, scaled by ``normalize``; update ``state`` in place."""
-        return self.scale(self.weigh(nan_where_absent(losses.detach(), present), present, state), present)
+        weights = self.weigh(nan_where_absent(losses.detach(), present), present, state)
+        return weights if present is None and self.normalize == "published" else self.scale(weights, present)
 
     def scale(self, weights: Tensor, present: Present) -> Tensor:
         """Scale the weights according to ``normalize``, with 0 for absent tasks: [K], [K] bool -> [K]."""

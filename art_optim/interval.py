@@ -63,29 +63,35 @@ class Interval:
 
         The mean is over samples, where their number is known; a loss that is not finite is excluded.
         """
-        self._add_up()
-        total, number = self.tensors["total"]
-        return total / number, number > 0
+        sums, number = self._sums()
+        if self.size > _CHUNK:
+            sums, number = self.tensors["total"] + torch.stack([sums, number])
+        return sums / number, number > 0
 
     def begin(self, weights: Tensor, present: Present) -> None:
         """Begin an interval with new weights for the present tasks."""
         held = self.tensors["held"]
-        held.copy_(weights if present is None else torch.where(present, weights, held))
+        if present is None:
+            held.copy_(weights)
+        else:
+            torch.where(present, weights, held, out=held)
         self.tensors["total"].zero_()
         self._pending.clear()
         self.position = 0
         self.measured.clear()
         self._hold()
 
-    def add(self, losses: Tensor, counts: Tensor | None) -> None:
+    def add(self, losses: Tensor, counts: Tensor | None, present: Present) -> Tensor:
         """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all.
 
-        Both are kept as they are: nothing may write to them.
+        Both are kept as they are: nothing may write to them. Returns what :meth:`weights` does.
         """
         self._pending.append((losses, counts))
         self.position += 1
-        if len(self._pending) == _CHUNK:
-            self._add_up()
+        if len(self._pending) == _CHUNK and self.position < self.size:
+            self.tensors["total"].add_(torch.stack(self._sums()))
+            self._pending.clear()
+        return self._weights.clone() if present is None else self.weights(present)
 
     def weights(self, present: Present) -> Tensor:
         """Return the held weights [K] float32 of the present tasks, 0 for the others, as a tensor of its own."""
@@ -111,7 +117,8 @@ class Interval:
         for name, tensor in self.tensors.items():
             tensor.copy_(state_dict[name])
         losses, counts = (state_dict[name].to(self._weights, copy=True) for name in ("losses", "counts"))
-        self._pending = [*zip(losses, counts, strict=True)][: self.position % _CHUNK]
+        pending = self.position % _CHUNK or (self.position == self.size) * _CHUNK
+        self._pending = [*zip(losses, counts, strict=True)][:pending]
         self._hold()
 
     def buffers(self) -> dict[str, Tensor]:
@@ -121,7 +128,9 @@ class Interval:
         """
         rows = self._weights.new_zeros(2, min(self.size, _CHUNK), len(self._weights))
         if self._pending:
-            rows[:, : len(self._pending)] = torch.stack(self._stacked())
+            losses, counts = self._stacked()
+            rows[0, : len(losses)] = losses
+            rows[1, : len(losses)] = 1.0 if counts is None else counts
         copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
         return {**copies, "losses": rows[0].clone(), "counts": rows[1].clone()}
 
@@ -137,19 +146,19 @@ class Interval:
         weights = torch.where(weighed, held, known.sum() / weighed.sum())
         self._weights = torch.where(weights == weights, weights, self._initial)
 
-    def _add_up(self) -> None:
-        if self._pending:
-            losses, counts = self._stacked()
-            usable = finite(losses)
-            sums = torch.where(usable, losses * counts, 0.0).sum(0)
-            self.tensors["total"].add_(torch.stack([sums, torch.where(usable, counts, 0.0).sum(0)]))
-            self._pending.clear()
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """Return the sums [K] of losses times samples, and of samples, over the calls that are kept."""
+        losses, counts = self._stacked()
+        usable = finite(losses)
+        if counts is None:
+            return torch.where(usable, losses, 0.0).sum(0), usable.sum(0, dtype=losses.dtype)
+        return torch.where(usable, losses * counts, 0.0).sum(0), torch.where(usable, counts, 0.0).sum(0)
 
-    def _stacked(self) -> tuple[Tensor, Tensor]:
-        """Return the losses and the counts of the calls that have not been added up, [calls, K] float32."""
+    def _stacked(self) -> tuple[Tensor, Tensor | None]:
+        """Return the losses and the counts of the calls that are kept, [calls, K] float32; None where all are 1."""
         like = self._weights
         losses = torch.stack([values.to(like) for values, _ in self._pending])
         if all(counts is None for _, counts in self._pending):
-            return losses, torch.ones_like(losses)
+            return losses, None
         ones = torch.ones_like(like)
         return losses, torch.stack([ones if counts is None else counts.to(like) for _, counts in self._pending])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -125,15 +125,17 @@ class TaskState:
             tensors, interval = self.tensors, self.interval
         else:
             tensors, interval = self._elsewhere(losses.tasks or (), device, trainable)
-        if interval is not None:
-            if trainable:
-                _require_eager(interval, values)
-                if self._gradients is not None or interval.position == interval.size:
-                    self._open(losses, tensors, interval, average)
-                if losses.own or average is not None:
-                    interval.add(detached, losses.counts)
-                else:  # the caller may fill the tensors anew for the next call
-                    interval.add(detached.clone(), None if losses.counts is None else losses.counts.clone())
+        if interval is not None and trainable:
+            if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+                _refuse_to_count(interval)
+            if self._gradients is not None or interval.position == interval.size:
+                self._open(losses, tensors, interval, average)
+            if losses.own or average is not None:
+                weights = interval.add(detached, losses.counts, present)
+            else:  # the caller may fill the tensors anew for the next call
+                counts = None if losses.counts is None else losses.counts.clone()
+                weights = interval.add(detached.clone(), counts, present)
+        elif interval is not None:
             weights = interval.weights(present)
         elif self._gradients is not None:
             values, weights = self._gradients.objective(values, present, tensors, average)
@@ -239,12 +241,11 @@ class TaskState:
         return weighting.init(number, device), interval
 
 
-def _require_eager(interval: Interval, values: Tensor) -> None:
-    if torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
-        raise RuntimeError(
-            f"a step with interval={interval.size} is being compiled or captured in a CUDA graph, where the host "
-            "cannot count calls; leave the step out of it, or choose interval=1"
-        )
+def _refuse_to_count(interval: Interval) -> NoReturn:
+    raise RuntimeError(
+        f"a step with interval={interval.size} is being compiled or captured in a CUDA graph, where the host cannot "
+        "count calls; leave the step out of it, or choose interval=1"
+    )
 
 
 def _autocasts(device: torch.device) -> bool:

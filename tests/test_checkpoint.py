@@ -112,6 +112,25 @@ def test_a_run_with_an_interval_resumes_exactly_at_any_call(weighting, position)
     assert identical(run(optimizer, model, range(position, 14)), run(second, other, range(position, 14)))
 
 
+@pytest.mark.parametrize("interval", [64, 128, 130])
+@pytest.mark.parametrize("position", [63, 64, 65, 127, 128, 129])
+def test_long_intervals_resume_exactly_where_a_chunk_of_calls_ends(interval, position):
+    def run(optimizer, steps):
+        (parameter,) = optimizer.param_groups[0]["params"]
+        for step in steps:
+            optimizer.combine(dict(zip(TASKS, parameter * (0.1 + 0.01 * (step % 7)), strict=True)))
+        return optimizer.state_dict()
+
+    def fresh():
+        inner = torch.optim.SGD([torch.nn.Parameter(torch.tensor([1.0, 0.3, 0.7]))])
+        return TaskReweightedOptimizer(inner, TASKS, interval=interval)
+
+    optimizer, second = fresh(), fresh()
+    second.load_state_dict(copy.deepcopy(run(optimizer, range(position))))
+    assert identical(run(optimizer, range(position, 270)), run(second, range(position, 270)))
+    assert optimizer.task_state.tensors["smoothed"].isfinite().all()
+
+
 def test_loading_replaces_the_losses_of_the_running_interval_and_those_of_the_last_step():
     optimizer, other = trained(interval=3, steps=4), trained(interval=3, steps=5)
     other.load_state_dict(optimizer.state_dict())

@@ -203,3 +203,11 @@ def test_whole_and_real_numbers_are_one_in_a_checkpoint():
 def test_a_hyperparameter_that_is_no_number_is_refused_by_its_name(make, name, value):
     with pytest.raises(TypeError, match=re.escape(f"{name} is {value!r}; give a number")):
         make(value)
+
+
+def test_a_gradient_whose_square_overflows_does_not_enter_the_moments_of_adam():
+    weighting = UncertaintyWeighting(initial_log_variance=-80.0)
+    state = weighting.init(2)
+    weighting(torch.tensor([1.0, 1e-30]), None, state)
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert state["step"].tolist() == [0, 0]

@@ -155,7 +155,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # of a function, repr has the address
+    return _without_addresses(repr(value))
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)  # which the repr of a function has
 
 
 def _require_weighting(saved: Any, weighting: Weighting, place: str) -> None:
@@ -204,7 +208,7 @@ def _describe_0(weighting: Weighting) -> str:
     values = {name: getattr(weighting, name) for name in compared}
     changed = [f"{name}={value!r}" for name, value in values.items() if value != compared[name]]
     name = "Art" if isinstance(weighting, ArtAblation) else type(weighting).__name__
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{name}({', '.join(changed)})")
+    return _without_addresses(f"{name}({', '.join(changed)})")
 
 
 def _tasks(names: Any, place: str) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ class Interval:
         if len(self._pending) == _CHUNK and self.position < self.size:
             self.tensors["total"].add_(torch.stack(self._sums()))
             self._pending.clear()
-        return self._weights.clone() if present is None else self.weights(present)
+        return self.weights(present)
 
     def weights(self, present: Present) -> Tensor:
         """Return the held weights [K] float32 of the present tasks, 0 for the others, as a tensor of its own."""

@@ -190,10 +190,10 @@ class TaskState:
 
     def load(self, checked: Mapping[str, Any]) -> None:
         """Take over what :func:`art_optim.checkpoint.check` returned."""
-        if checked["tasks"] and not self.tasks:
-            self._declare(checked["tasks"])
         if not checked["tasks"]:
             self.reset()
+        elif not self.tasks:
+            self._declare(checked["tasks"])
         for name, tensor in checked["state"].items():
             self.tensors[name].copy_(tensor)
         if checked["tasks"] and self.interval is not None:

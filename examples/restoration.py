@@ -25,11 +25,12 @@ from rich.table import Column
 from torch import Tensor
 
 from art_optim.weighting import available, create
-from benchmarks.restoration import report, training
-from benchmarks.restoration.data import ValidationImage
+from benchmarks.compare import training
+from benchmarks.compare.data import ValidationImage
+from benchmarks.compare.training import Config, Data
+from benchmarks.restoration import report
 from benchmarks.restoration.degradations import SETTINGS
 from benchmarks.restoration.metrics import psnr
-from benchmarks.restoration.training import Config, Data
 
 INPUT = "degraded input"
 

@@ -15,9 +15,8 @@ from art_optim import Art, EqualWeighting, FixedWeighting, ScaleInvariant, weigh
 from art_optim.weighting import registry
 from benchmarks.aggregators import AGGREGATORS
 from benchmarks.compare import __main__ as command
-from benchmarks.compare import methods, report, runs, statistics, timing
-from benchmarks.restoration import training
-from benchmarks.restoration.training import Config, Data
+from benchmarks.compare import methods, report, runs, statistics, timing, training
+from benchmarks.compare.training import Config, Data
 
 from .test_restoration_example import interrupt_after
 

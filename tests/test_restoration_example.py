@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from art_optim import per_task_mean
-from benchmarks.restoration import training
+from benchmarks.compare import training
 from examples import restoration
 
 from .test_optimizer import identical

@@ -33,10 +33,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import art_optim
 from benchmarks.machine import processor
 from benchmarks.restoration.degradations import SETTINGS
-from benchmarks.restoration.training import Config, Data
 
 from . import methods, report, runs, statistics
 from .timing import step_times
+from .training import Config, Data
 
 QUICK = {
     "methods": ["equal", "rlw", "uncertainty", "famo", "art", "mean-of:art"],

@@ -9,11 +9,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.restoration.training import Config
-
 from . import statistics
 from .methods import REFERENCE
 from .statistics import AVERAGE
+from .training import Config
 
 
 def summarize(scores: pd.DataFrame, step_times: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from benchmarks.cache import Run, complete, processes
-from benchmarks.restoration import training
-from benchmarks.restoration.training import Config, Data
 
-from . import methods
+from . import methods, training
+from .training import Config, Data
 
 
 def compare(

@@ -8,11 +8,10 @@ from functools import partial
 import pandas as pd
 
 from art_optim.weighting import Weighting
-from benchmarks.restoration import training
-from benchmarks.restoration.training import Config, Data
 from benchmarks.timing import quartiles, rounds
 
-from . import methods
+from . import methods, training
+from .training import Config, Data
 
 SECONDS = 40.0  # in all, but for the least rounds
 ROUNDS = 5  # at least

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from benchmarks.restoration.network import GlobalSRResNet
+from benchmarks.restoration.models.global_srresnet import GlobalSRResNet
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.restoration.network import GlobalSRResNet
+from benchmarks.restoration.models.global_srresnet import GlobalSRResNet
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31)])

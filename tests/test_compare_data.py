@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.restoration.data import TrainingPatches, validation_images
+from benchmarks.compare.data import TrainingPatches, validation_images
 from benchmarks.restoration.photographs import Photograph
 
 TASKS = ("noise", "dark", "sr")

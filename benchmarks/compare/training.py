@@ -15,12 +15,12 @@ from torch import Tensor
 
 from art_optim import TaskLosses, TaskReweightedOptimizer, per_task_mean
 from art_optim.weighting import Weighting
+from benchmarks.restoration import photographs
+from benchmarks.restoration.degradations import SETTINGS, to_uint8
+from benchmarks.restoration.metrics import psnr, ssim
+from benchmarks.restoration.models.global_srresnet import GlobalSRResNet
 
-from . import photographs
 from .data import Batch, TrainingPatches, ValidationImage, validation_images
-from .degradations import SETTINGS, to_uint8
-from .metrics import psnr, ssim
-from .network import GlobalSRResNet
 
 SAVE_EVERY = 50
 

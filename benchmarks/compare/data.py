@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .degradations import degrade
-from .photographs import Photograph
+from benchmarks.restoration.degradations import degrade
+from benchmarks.restoration.photographs import Photograph
 
 
 @dataclass(frozen=True)

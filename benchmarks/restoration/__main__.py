@@ -1,0 +1,33 @@
+"""All-in-one image restoration, as in the paper's experiments.
+
+python -m benchmarks.restoration --help
+python -m benchmarks.restoration COMMAND --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+
+from . import commands
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.restoration", description=__doc__.splitlines()[0])
+    choices = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in sorted(module.name for module in iter_modules(commands.__path__)):
+        command = import_module(f"{commands.__name__}.{name}")
+        choice = choices.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(choice)
+        choice.set_defaults(run=command.run)
+    given = parser.parse_args(arguments)
+    status: int = given.run(given)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

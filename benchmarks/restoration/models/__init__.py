@@ -1,1 +1,62 @@
-"""The networks of the paper's experiments."""
+"""The paper's restoration networks, by name and size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from .global_srresnet import GlobalSRResNet
+from .srresnet import SRResNet
+
+SCALES = ("tiny", "small", "paper")
+
+_NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
+    "global-srresnet": {
+        "tiny": partial(GlobalSRResNet, width=16, blocks=2),
+        "small": partial(GlobalSRResNet, width=32, blocks=6),
+        "paper": partial(GlobalSRResNet, width=64, blocks=16),
+    },
+    "srresnet": {
+        "tiny": partial(SRResNet, width=16, blocks=2),
+        "small": partial(SRResNet, width=32, blocks=6),
+        "paper": partial(SRResNet, width=64, blocks=16),
+    },
+}
+
+
+def create(name: str, scale: str = "paper") -> nn.Module:
+    """Construct a restoration network by name, initialised as its official code does.
+
+    Each takes images [B, 3, H, W] in 0..1, of any size, and returns the restored images in the same shape and range
+    (not clipped).
+
+    Args:
+        name: One of :func:`available`.
+        scale: ``"paper"`` for the official sizes, ``"small"`` for about a tenth of their cost, ``"tiny"`` for tests.
+
+    Raises:
+        ValueError: The name or the scale is not known.
+
+    Example:
+        >>> from benchmarks.restoration import models
+        >>> sum(p.numel() for p in models.create("srresnet").parameters())
+        1222147
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"model {name!r} is not known; choose one of {', '.join(available())}")
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r} is not known; choose one of {', '.join(SCALES)}")
+    return _NETWORKS[name][scale]()
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the networks, sorted.
+
+    Example:
+        >>> from benchmarks.restoration import models
+        >>> "srresnet" in models.available()
+        True
+    """
+    return tuple(sorted(_NETWORKS))

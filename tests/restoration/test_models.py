@@ -1,0 +1,159 @@
+"""The networks equal the official ones, and take any image in any of the ways in which a network is run."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.restoration import models
+from benchmarks.restoration.models.padding import pad_to_multiple
+
+NAMES = models.available()
+# What the official networks compute; its "how" says from what.
+REFERENCE = json.loads((Path(__file__).parent / "networks.json").read_text())["networks"]
+
+
+def fill(network: nn.Module, gain: float) -> None:
+    """Set the parameters by the rule of networks.json."""
+    for name, parameter in network.named_parameters():
+        shape = tuple(parameter.shape)
+        seed = zlib.crc32("x".join(map(str, shape)).encode())
+        u = np.random.RandomState(seed).uniform(-1, 1, parameter.numel()).reshape(shape)
+        if len(shape) > 1:
+            value = u * gain * np.sqrt(3 * shape[0] / parameter.numel())
+        else:
+            value = 1 + 0.1 * u if name.endswith(".weight") else 0.1 * u
+        parameter.data = torch.from_numpy(value)
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in REFERENCE])
+def test_a_network_equals_the_official_one(name):
+    expected = REFERENCE[name]
+    network = models.create(name).double().eval()
+    parameters = list(network.parameters())
+    assert sum(p.numel() for p in parameters) == expected["parameters"]
+    assert sum(p.numel() for p in parameters if p.requires_grad) == expected["trainable"]
+    assert len(parameters) == expected["tensors"]
+    assert Counter("x".join(map(str, p.shape)) for p in parameters) == expected["shape_counts"]
+
+    fill(network, expected["gain"])
+    x = torch.from_numpy(np.random.RandomState(0).uniform(0, 1, (1, 3, expected["hw"], expected["hw"])))
+    output = network(x)
+    loss = (output - 0.5).square().mean()
+    loss.backward()
+    flat = output.detach().flatten()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    computed = {
+        "sample": [flat[int(i * (len(flat) - 1) // 15)].item() for i in range(16)],
+        "mean": flat.mean().item(),
+        "std": flat.std().item(),
+        "loss": loss.item(),
+        "grad_norm": torch.stack([gradient.norm() for gradient in gradients]).norm().item(),
+        "no_grad_count": sum(p.numel() for p in parameters if p.grad is None),
+    }
+    for fact, value in computed.items():
+        assert value == pytest.approx(expected[fact], rel=1e-8), fact
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(37, 53), (32, 32), (5, 7), (1, 9)])
+def test_an_image_of_any_size_is_restored_at_its_size(name, size):
+    x = random_images(2, 3, *size)
+    with torch.no_grad():
+        output = models.create(name, "tiny").eval()(x)
+    assert output.shape == x.shape
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_equals_contiguous(name):
+    network = models.create(name, "tiny").eval()
+    x = random_images(2, 3, 32, 40)
+    with torch.no_grad():
+        expected = network(x)
+        output = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_trains_under_autocast(name):
+    network = models.create(name, "tiny").eval()
+    x = random_images(2, 3, 32, 32)
+    expected = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(x)
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.05)
+    output.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_is_one_graph(name):
+    network = models.create(name, "tiny").eval()
+    x = random_images(2, 3, 24, 40)
+    output = torch.compile(network, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(output, network(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tiny_network_learns(name):
+    network = models.create(name, "tiny")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    clean = random_images(4, 3, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    degraded = 0.5 * clean
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = (network(degraded) - clean).abs().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_scale_is_larger_than_the_one_before(name):
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in models.create(name, scale).parameters()) for scale in models.SCALES]
+    assert counts == sorted(set(counts))
+
+
+def test_an_unknown_network_or_scale_is_refused():
+    with pytest.raises(ValueError, match=r"model 'resnet' is not known; choose one of .*srresnet"):
+        models.create("resnet")
+    with pytest.raises(ValueError, match="scale 'large' is not known; choose one of tiny, small, paper"):
+        models.create("srresnet", "large")
+
+
+def test_srresnet_starts_from_a_tenth_of_kaiming():
+    network = models.create("srresnet")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            assert module.weight.std().item() == pytest.approx(0.1 * (2 / fan_in) ** 0.5, rel=0.1)
+            assert not module.bias.any()
+
+
+@pytest.mark.parametrize(("size", "multiple"), [((8, 16), 8), ((9, 15), 8), ((3, 5), 8), ((5, 17), 16)])
+def test_padding_mirrors_a_large_image_and_repeats_the_border_of_a_small_one(size, multiple):
+    x = random_images(1, 3, *size)
+    padded = pad_to_multiple(x, multiple)
+    height, width = padded.shape[-2:]
+    assert height % multiple == width % multiple == 0
+    assert height - size[0] < multiple
+    assert width - size[1] < multiple
+    assert torch.equal(padded[..., : size[0], : size[1]], x)
+    if width > size[1]:
+        source = -2 if size[0] > multiple / 2 and size[1] > multiple / 2 else -1
+        assert torch.equal(padded[..., : size[0], size[1]], x[..., source])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.restoration.degradations import degrade
+from benchmarks.restoration.degradations import apply, draw, plausible_depth, to_uint8
 from benchmarks.restoration.photographs import Photograph
 
 
@@ -25,6 +25,15 @@ class Batch:
         return Batch(self.degraded.to(device), self.clean.to(device), self.task_ids.to(device))
 
 
+def degraded(photograph: Photograph, task: str, generator: Generator) -> Tensor:
+    """Degrade a photograph at levels drawn at random: uint8 [3, H, W]."""
+    depth = photograph.depth
+    if task == "haze" and depth is None:
+        depth = plausible_depth(photograph.image.shape[1:], generator)
+    levels = draw(task, generator)
+    return to_uint8(apply(photograph.image / 255, task, levels, generator, depth))
+
+
 class TrainingPatches:
     """Random patches of photographs, each degraded by a task drawn at random: all-in-one training.
 
@@ -36,7 +45,7 @@ class TrainingPatches:
         generator = Generator().manual_seed(seed)
         self.clean = [photograph.image for photograph in photographs]
         self.degraded = [
-            [[degrade(photograph, task, generator) for _ in range(levels)] for task in tasks]
+            [[degraded(photograph, task, generator) for _ in range(levels)] for task in tasks]
             for photograph in photographs
         ]
         self.levels, self.num_tasks, self.seed = levels, len(tasks), seed
@@ -79,7 +88,7 @@ def validation_images(
     """Degrade each photograph ``levels`` times a task, each at a level of its own."""
     generator = Generator().manual_seed(seed)
     return [
-        ValidationImage(photograph, task, degrade(photograph, task, generator))
+        ValidationImage(photograph, task, degraded(photograph, task, generator))
         for task in tasks
         for photograph in photographs
         for _ in range(levels)

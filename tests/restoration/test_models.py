@@ -13,11 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.restoration import models
+from benchmarks.restoration.models.drop_path import DropPath
 from benchmarks.restoration.models.padding import pad_to_multiple
+from benchmarks.restoration.models.uformer import Block
 
 NAMES = models.available()
 # What the official networks compute; its "how" says from what.
 REFERENCE = json.loads((Path(__file__).parent / "networks.json").read_text())["networks"]
+
+# The beginnings of the names of parameters that get no gradient from the restored image.
+DEAD: dict[str, tuple[str, ...]] = {}
 
 
 def fill(network: nn.Module, gain: float) -> None:
@@ -123,6 +128,15 @@ def test_a_tiny_network_learns(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_but_the_dead_ones_gets_a_gradient(name):
+    network = models.create(name, "tiny")
+    network(random_images(2, 3, 32, 32)).square().mean().backward()
+    without = {parameter for parameter, p in network.named_parameters() if p.grad is None}
+    dead = {parameter for parameter, _ in network.named_parameters() if parameter.startswith(DEAD.get(name, ()))}
+    assert without == dead
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_each_scale_is_larger_than_the_one_before(name):
     with torch.device("meta"):
         counts = [sum(p.numel() for p in models.create(name, scale).parameters()) for scale in models.SCALES]
@@ -143,6 +157,51 @@ def test_srresnet_starts_from_a_tenth_of_kaiming():
             fan_in = module.weight[0].numel()
             assert module.weight.std().item() == pytest.approx(0.1 * (2 / fan_in) ** 0.5, rel=0.1)
             assert not module.bias.any()
+
+
+def test_uformer_b_is_as_large_as_the_official_one():
+    with torch.device("meta"):
+        network = models.create("uformer-b")
+    assert sum(p.numel() for p in network.parameters()) == 50_880_946
+
+
+def test_uformer_starts_from_a_truncated_normal():
+    for module in models.create("uformer-t", "small").modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.2)
+            assert not module.bias.any()
+
+
+def test_a_shifted_window_does_not_see_across_the_border():
+    block = Block(dim=4, heads=1, window=4, shift=2, drop_path=0.0, modulated=False)
+    nn.init.normal_(block.attention.bias)
+    nn.init.zeros_(block.feed_forward.reduce.weight)  # its convolution sees across windows
+    x = torch.randn(1, 8, 12, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(block(x)[0, 0, 5].sum(), x)
+    seen = gradient[0].abs().sum(-1) > 1e-12
+    expected = torch.zeros(8, 12, dtype=torch.bool)
+    expected[:2, 2:6] = True  # the window of rows -2..1 and columns 2..5
+    assert torch.equal(seen, expected)
+
+
+def test_drop_path_drops_samples_in_training_and_keeps_the_mean():
+    branch = torch.ones(10_000, 3, 2)
+    drop_path = DropPath(0.2)
+    dropped = drop_path(branch)
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert sorted(dropped.unique().tolist()) == [0, 1.25]
+    assert dropped.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop_path.eval()(branch), branch)
+
+
+@pytest.mark.parametrize("name", ["uformer-b", "uformer-t"])
+def test_branches_are_dropped_in_training_only(name):
+    network = models.create(name, "tiny")
+    x = random_images(8, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(network(x), network(x))
+        network.eval()
+        assert torch.equal(network(x), network(x))
 
 
 @pytest.mark.parametrize(("size", "multiple"), [((8, 16), 8), ((9, 15), 8), ((3, 5), 8), ((5, 17), 16)])

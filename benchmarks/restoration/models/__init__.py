@@ -9,6 +9,7 @@ from torch import nn
 
 from .global_srresnet import GlobalSRResNet
 from .srresnet import SRResNet
+from .uformer import Uformer
 
 SCALES = ("tiny", "small", "paper")
 
@@ -23,6 +24,16 @@ _NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
         "small": partial(SRResNet, width=32, blocks=6),
         "paper": partial(SRResNet, width=64, blocks=16),
     },
+    "uformer-b": {
+        "tiny": partial(Uformer, dim=8, depths=(1, 2, 1)),
+        "small": partial(Uformer, dim=16, depths=(1, 1, 1, 1, 1)),
+        "paper": partial(Uformer, dim=32, depths=(1, 2, 8, 8, 2)),
+    },
+    "uformer-t": {
+        "tiny": partial(Uformer, dim=8, depths=(1, 1, 1)),
+        "small": partial(Uformer, dim=8, depths=(1, 1, 1, 1, 1)),
+        "paper": partial(Uformer, dim=16, depths=(2, 2, 2, 2, 2)),
+    },
 }
 
 
@@ -34,7 +45,7 @@ def create(name: str, scale: str = "paper") -> nn.Module:
 
     Args:
         name: One of :func:`available`.
-        scale: ``"paper"`` for the official sizes, ``"small"`` for about a tenth of their cost, ``"tiny"`` for tests.
+        scale: ``"paper"`` for the official size, ``"small"`` for a tenth to a quarter of its cost, ``"tiny"`` for tests.
 
     Raises:
         ValueError: The name or the scale is not known.

@@ -7,18 +7,38 @@ from functools import partial
 
 from torch import nn
 
+from .airnet import AirNet
 from .global_srresnet import GlobalSRResNet
+from .promptir import PromptIR
 from .srresnet import SRResNet
 from .uformer import Uformer
 
 SCALES = ("tiny", "small", "paper")
 
+
+def _promptir(unused: bool) -> dict[str, Callable[[], nn.Module]]:
+    small = {"width": 24, "blocks": (1, 2, 2, 2), "refinement": 1, "prompts": ((32, 64), (64, 32), (160, 16))}
+    tiny = {"width": 8, "blocks": (1, 1, 1, 1), "refinement": 1, "prompts": ((8, 16), (16, 8), (40, 4))}
+    return {
+        "tiny": partial(PromptIR, **tiny, unused=unused),
+        "small": partial(PromptIR, **small, unused=unused),
+        "paper": partial(PromptIR, unused=unused),
+    }
+
+
 _NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
+    "airnet": {
+        "tiny": partial(AirNet, width=16, groups=1, blocks=2, queue=64),
+        "small": partial(AirNet, width=32, groups=3, blocks=3),
+        "paper": AirNet,
+    },
     "global-srresnet": {
         "tiny": partial(GlobalSRResNet, width=16, blocks=2),
         "small": partial(GlobalSRResNet, width=32, blocks=6),
         "paper": partial(GlobalSRResNet, width=64, blocks=16),
     },
+    "promptir": _promptir(unused=True),
+    "promptir-mioir": _promptir(unused=False),
     "srresnet": {
         "tiny": partial(SRResNet, width=16, blocks=2),
         "small": partial(SRResNet, width=32, blocks=6),
@@ -45,7 +65,8 @@ def create(name: str, scale: str = "paper") -> nn.Module:
 
     Args:
         name: One of :func:`available`.
-        scale: ``"paper"`` for the official size, ``"small"`` for a tenth to a quarter of its cost, ``"tiny"`` for tests.
+        scale: ``"paper"`` for the official size, ``"small"`` for a tenth to a quarter of its cost, ``"tiny"`` for
+            tests.
 
     Raises:
         ValueError: The name or the scale is not known.

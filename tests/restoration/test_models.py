@@ -22,7 +22,10 @@ NAMES = models.available()
 REFERENCE = json.loads((Path(__file__).parent / "networks.json").read_text())["networks"]
 
 # The beginnings of the names of parameters that get no gradient from the restored image.
-DEAD: dict[str, tuple[str, ...]] = {}
+DEAD: dict[str, tuple[str, ...]] = {
+    "airnet": ("E.E.encoder_k.", "E.E.encoder_q.E.", "E.E.encoder_q.mlp."),
+    "promptir": ("chnl_reduce", "reduce_noise_channel_"),
+}
 
 
 def fill(network: nn.Module, gain: float) -> None:

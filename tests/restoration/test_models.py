@@ -18,14 +18,19 @@ from benchmarks.restoration.models.padding import pad_to_multiple
 from benchmarks.restoration.models.uformer import Block
 
 NAMES = models.available()
+# One name for each class, for what the variants of a network have in common.
+CLASSES = tuple({type(models.create(name, "tiny")): name for name in NAMES}.values())
 # What the official networks compute; its "how" says from what.
 REFERENCE = json.loads((Path(__file__).parent / "networks.json").read_text())["networks"]
 
 # The beginnings of the names of parameters that get no gradient from the restored image.
-DEAD: dict[str, tuple[str, ...]] = {
+DEAD = {
     "airnet": ("E.E.encoder_k.", "E.E.encoder_q.E.", "E.E.encoder_q.mlp."),
     "promptir": ("chnl_reduce", "reduce_noise_channel_"),
+    "transweather": ("unused",),
 }
+# The official TransWeather takes images in -1..1.
+OFFICIAL_RANGE = {"transweather": (-1, 1), "transweather-art": (-1, 1)}
 
 
 def fill(network: nn.Module, gain: float) -> None:
@@ -57,7 +62,8 @@ def test_a_network_equals_the_official_one(name):
 
     fill(network, expected["gain"])
     x = torch.from_numpy(np.random.RandomState(0).uniform(0, 1, (1, 3, expected["hw"], expected["hw"])))
-    output = network(x)
+    low, high = OFFICIAL_RANGE.get(name, (0, 1))
+    output = network((x - low) / (high - low))
     loss = (output - 0.5).square().mean()
     loss.backward()
     flat = output.detach().flatten()
@@ -84,7 +90,15 @@ def test_an_image_of_any_size_is_restored_at_its_size(name, size):
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_image_is_restored_alike_in_any_batch(name):
+    network = models.create(name, "tiny").eval()
+    x = random_images(3, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x)[1:2], network(x[1:2]))
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_channels_last_equals_contiguous(name):
     network = models.create(name, "tiny").eval()
     x = random_images(2, 3, 32, 40)
@@ -94,7 +108,7 @@ def test_channels_last_equals_contiguous(name):
     torch.testing.assert_close(output, expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_network_trains_under_autocast(name):
     network = models.create(name, "tiny").eval()
     x = random_images(2, 3, 32, 32)
@@ -106,7 +120,7 @@ def test_a_network_trains_under_autocast(name):
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_network_is_one_graph(name):
     network = models.create(name, "tiny").eval()
     x = random_images(2, 3, 24, 40)
@@ -114,7 +128,7 @@ def test_a_network_is_one_graph(name):
     torch.testing.assert_close(output, network(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_tiny_network_learns(name):
     network = models.create(name, "tiny")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -175,6 +189,18 @@ def test_uformer_starts_from_a_truncated_normal():
             assert not module.bias.any()
 
 
+def test_transweather_starts_as_vision_transformers_do():
+    network = models.create("transweather-art", "small")
+    for module in [*network.encoder.modules(), *network.decoder.modules()]:
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        elif isinstance(module, nn.Conv2d):
+            fan_out = module.weight[:, 0].numel() / module.groups
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15)
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            assert not module.bias.any()
+
+
 def test_a_shifted_window_does_not_see_across_the_border():
     block = Block(dim=4, heads=1, window=4, shift=2, drop_path=0.0, modulated=False)
     nn.init.normal_(block.attention.bias)
@@ -197,7 +223,7 @@ def test_drop_path_drops_samples_in_training_and_keeps_the_mean():
     assert torch.equal(drop_path.eval()(branch), branch)
 
 
-@pytest.mark.parametrize("name", ["uformer-b", "uformer-t"])
+@pytest.mark.parametrize("name", ["transweather", "transweather-art", "uformer-b", "uformer-t"])
 def test_branches_are_dropped_in_training_only(name):
     network = models.create(name, "tiny")
     x = random_images(8, 3, 32, 32)
@@ -207,15 +233,16 @@ def test_branches_are_dropped_in_training_only(name):
         assert torch.equal(network(x), network(x))
 
 
-@pytest.mark.parametrize(("size", "multiple"), [((8, 16), 8), ((9, 15), 8), ((3, 5), 8), ((5, 17), 16)])
-def test_padding_mirrors_a_large_image_and_repeats_the_border_of_a_small_one(size, multiple):
+@pytest.mark.parametrize("size", [(8, 16), (9, 15), (3, 5), (5, 17), (17, 9)])
+@pytest.mark.parametrize("minimum", [0, 24])
+def test_padding_adds_the_least_that_gives_multiples(size, minimum):
     x = random_images(1, 3, *size)
-    padded = pad_to_multiple(x, multiple)
-    height, width = padded.shape[-2:]
-    assert height % multiple == width % multiple == 0
-    assert height - size[0] < multiple
-    assert width - size[1] < multiple
+    padded = pad_to_multiple(x, 8, minimum)
+    assert padded.shape[-2:] == tuple(max(minimum, -(-side // 8) * 8) for side in size)
     assert torch.equal(padded[..., : size[0], : size[1]], x)
-    if width > size[1]:
-        source = -2 if size[0] > multiple / 2 and size[1] > multiple / 2 else -1
-        assert torch.equal(padded[..., : size[0], size[1]], x[..., source])
+
+
+def test_padding_mirrors_a_large_image_and_repeats_the_border_of_a_small_one():
+    large, small = random_images(1, 3, 13, 14), random_images(1, 3, 13, 3)
+    assert torch.equal(pad_to_multiple(large, 8)[0, :, :13, 14:], large[0, :, :, [12, 11]])
+    assert torch.equal(pad_to_multiple(small, 8)[0, :, :13, 3:], small[0, :, :, [2, 2, 2, 2, 2]])

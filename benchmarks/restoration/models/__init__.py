@@ -11,6 +11,7 @@ from .airnet import AirNet
 from .global_srresnet import GlobalSRResNet
 from .promptir import PromptIR
 from .srresnet import SRResNet
+from .transweather import TransWeather
 from .uformer import Uformer
 
 SCALES = ("tiny", "small", "paper")
@@ -23,6 +24,15 @@ def _promptir(unused: bool) -> dict[str, Callable[[], nn.Module]]:
         "tiny": partial(PromptIR, **tiny, unused=unused),
         "small": partial(PromptIR, **small, unused=unused),
         "paper": partial(PromptIR, unused=unused),
+    }
+
+
+def _transweather(unused: bool) -> dict[str, Callable[[], nn.Module]]:
+    shallow = {"depths": (1, 1, 1, 1), "decoder_depth": 1}
+    return {
+        "tiny": partial(TransWeather, dims=(8, 16, 40, 64), **shallow, unused=unused),
+        "small": partial(TransWeather, dims=(32, 64, 160, 256), **shallow, unused=unused),
+        "paper": partial(TransWeather, unused=unused),
     }
 
 
@@ -44,6 +54,8 @@ _NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
         "small": partial(SRResNet, width=32, blocks=6),
         "paper": partial(SRResNet, width=64, blocks=16),
     },
+    "transweather": _transweather(unused=True),
+    "transweather-art": _transweather(unused=False),
     "uformer-b": {
         "tiny": partial(Uformer, dim=8, depths=(1, 2, 1)),
         "small": partial(Uformer, dim=16, depths=(1, 1, 1, 1, 1)),

@@ -19,7 +19,7 @@ from benchmarks.restoration.models.uformer import Block
 
 NAMES = models.available()
 # One name for each class, for what the variants of a network have in common.
-CLASSES = tuple({type(models.create(name, "tiny")): name for name in NAMES}.values())
+CLASSES = tuple({type(models.create(name, "tiny")): name for name in reversed(NAMES)}.values())
 # What the official networks compute; its "how" says from what.
 REFERENCE = json.loads((Path(__file__).parent / "networks.json").read_text())["networks"]
 

@@ -1,9 +1,9 @@
 """The numbers of the paper's tables, and its slips.
 
 Wu et al., "Harmony in Diversity: Improving All-in-One Image Restoration via Multi-Task Collaboration" (ACM MM 2024).
-PSNR in dB, averaged as the paper does. The values by test set are not from the paper itself, but from the table in which
-its authors quote the same methods again (the repository of Wu et al., "Debiased All-in-one Image Restoration with Task
-Uncertainty Regularization", AAAI 2025); they average to the same numbers.
+PSNR in dB, averaged as the paper does. The values by test set are not from the paper itself, but from the tables in
+which its authors quote the same methods again (the repository of Wu et al., "Debiased All-in-one Image Restoration with
+Task Uncertainty Regularization", AAAI 2025); they average to the same numbers.
 """
 
 from __future__ import annotations

@@ -1,13 +1,27 @@
-"""What came out of a comparison: a table and two pictures."""
+"""The report of finished runs: the paper's tables beside theirs, controls, claims, curves and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from torch import Tensor
+
+from benchmarks.compare.methods import REFERENCE
+from benchmarks.compare.statistics import AVERAGE
+
+from . import paper
+from .claims import difference, judge
+from .estimates import Estimate, estimate
+from .figures import plot_histories, plot_images
+from .finished import Arena, arenas, read
+from .report_pictures import draw_crops, draw_curves
+from .report_text import markdown
+
+__all__ = ["control_rows", "paper_rows", "plot_histories", "plot_images", "table", "write"]
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
@@ -17,43 +31,95 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> pd.DataFra
         frame = pd.DataFrame({run: {task: score[metric] for task, score in of.items()} for run, of in scores.items()})
         frame.loc["average"] = frame.mean()
         cells.append(frame.map(pattern.format))
-    psnr, ssim = cells
-    return psnr + ", " + ssim
+    of_psnr, of_ssim = cells
+    return of_psnr + ", " + of_ssim
 
 
-def plot_histories(histories: Mapping[str, Tensor], tasks: Sequence[str], path: Path, window: int = 25) -> None:
-    """Draw the task losses and weights of each run over its steps.
+def write(folders: Iterable[Path], output: Path) -> str:
+    """Write ``report.md``, ``report.json`` and the pictures of the runs that folders are or hold; return the Markdown.
 
-    Args:
-        histories: [steps, 2, K] by the name of the run: the losses (NaN where absent) and the weights of each step.
-        tasks: The K names.
-        path: The picture to write.
-        window: How many steps are averaged.
+    Raises:
+        ValueError: The folders hold no finished, evaluated run, or runs that do not compare.
     """
-    figure = Figure(figsize=(4.2 * len(histories), 6), layout="constrained")
-    axes = figure.subplots(2, len(histories), sharex=True, sharey="row", squeeze=False)
-    for column, (name, history) in zip(axes.T, histories.items(), strict=True):
-        for axis, values in zip(column, history.unbind(1), strict=True):
-            frame = pd.DataFrame(values.numpy(), columns=list(tasks)).rolling(window, min_periods=1).mean()
-            axis.plot(frame, label=tasks, linewidth=1.2)
-            axis.grid(alpha=0.3)
-        column[0].set(title=name, yscale="log")
-        column[1].set(xlabel=f"step (mean over {window})")
-    axes[0, 0].set_ylabel("task loss")
-    axes[1, 0].set(ylabel="task weight", ylim=(0, None))
-    axes[0, -1].legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    runs, left_out = read(folders)
+    found = arenas(runs)
+    findings = judge(found)
+    output.mkdir(parents=True, exist_ok=True)
+    tables = {number: list(paper_rows(of, found)) for number, of in paper.TABLES.items()}
+    controls = {arena.label: list(control_rows(arena)) for arena in found}
+    pictures = {arena.label: [*draw_curves(arena, output), *draw_crops(arena, output)] for arena in found}
+    results = {
+        "runs": [_record(arena) for arena in found],
+        "left_out": left_out,
+        "claims": [finding.record() for finding in findings],
+        "tables": {
+            number: {"title": paper.TABLES[number].title, "rows": _plain(rows)} for number, rows in tables.items()
+        },
+        "controls": {label: _plain(rows) for label, rows in controls.items()},
+        "slips": list(paper.SLIPS),
+        "pictures": pictures,
+    }
+    (output / "report.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    text = markdown(found, findings, tables, controls, left_out, pictures)
+    (output / "report.md").write_text(text)
+    return text
 
 
-def plot_images(rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-    """Draw uint8 images [3, H, W] by row and title."""
-    columns = max(map(len, rows.values()))
-    figure = Figure(figsize=(2.2 * columns, 2.4 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (label, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(label)
-        for axis, (title, image) in zip(line, images.items(), strict=True):
-            axis.imshow(image.permute(1, 2, 0).numpy())
-            axis.set_title(title, fontsize="small")
-            axis.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=100)
+def paper_rows(of: paper.Table, found: Sequence[Arena]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table of the paper, each followed by those of its counterparts here."""
+    psnrs = {row.label: row.psnr for row in of.rows}
+    for row in of.rows:
+        gain = round(row.psnr - psnrs[row.baseline], 2) if row.baseline else None
+        yield {"row": row.label, "source": "paper", "psnr": row.psnr, "gain": gain, "by_task": row.by_test_set}
+        for arena in found:
+            config = arena.config
+            is_row = config["setting"] == of.setting and config["schedule"] == row.schedule
+            if not is_row or config["model"] not in row.models:
+                continue
+            for method in row.weightings:
+                if method in arena.methods:
+                    yield {
+                        "row": row.label,
+                        "source": "here",
+                        "runs": arena.label,
+                        "model": config["model"],
+                        "scale": config["scale"],
+                        "steps": config["steps"],
+                        "weighting": method,
+                        **_values(arena, method),
+                    }
+
+
+def control_rows(arena: Arena) -> Iterator[dict[str, Any]]:
+    """Yield a row a method of the arena, and one for the degraded input."""
+    run = next(iter(arena.runs.values()))
+    of_input = run.psnr("input")
+    yield {"weighting": "degraded input", "psnr": of_input.pop(AVERAGE), "gain": None, "by_task": of_input}
+    for method in arena.methods:
+        yield {"weighting": method, **_values(arena, method)}
+
+
+def _values(arena: Arena, method: str) -> dict[str, Any]:
+    of_method = {name: estimate(arena.psnr.loc[method][name]) for name in arena.psnr}
+    compared = method != REFERENCE and REFERENCE in arena.methods
+    gain = difference(arena.psnr[AVERAGE], method, REFERENCE) if compared else None
+    return {"psnr": of_method.pop(AVERAGE), "gain": gain, "by_task": of_method}
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold."""
+    if isinstance(value, Estimate):
+        return value.record()
+    if isinstance(value, dict):
+        return {key: _plain(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_plain(of) for of in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _record(arena: Arena) -> dict[str, Any]:
+    shared = {key: arena.config.get(key) for key in ("setting", "model", "scale", "schedule", "recipe", "steps")}
+    shared |= {key: arena.config.get(key) for key in ("batch", "patch", "parameters", "machine", "versions")}
+    seeds = {method: [seed for name, seed in arena.runs if name == method] for method in arena.methods}
+    metrics = next(iter(arena.runs.values())).scores.get("metrics")
+    return {"runs": arena.label, **shared, "seeds": seeds, "metrics": metrics, "data": arena.config["data"]["digest"]}

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Generator, Tensor
 
-from benchmarks.restoration import degradations
+from benchmarks.restoration import degradations, images
 from benchmarks.restoration.degradations import (
     SETTINGS,
     SMALLEST_SIDE,
@@ -32,6 +32,8 @@ from benchmarks.restoration.degradations import (
     to_uint8,
 )
 from benchmarks.restoration.photographs import packaged
+
+from . import golden
 
 # The levels of MiOIR's training set, both ends included; those of snow are ours.
 TRAINING: dict[str, dict[str, tuple[float, float]]] = {
@@ -189,6 +191,20 @@ def test_difficulty_stays_in_its_range(photograph, task, levels):
     low, high = PSNR[task][levels == "out-of-distribution"]
     assert low <= min(found)
     assert max(found) <= high
+
+
+def test_every_task_looks_as_in_the_golden_picture():
+    """Which was looked at: tests/restoration/golden.py."""
+    expected = golden.split(images.read(golden.PATH).pixels)
+    found = golden.cells()
+    assert list(found) == ["clean", *TASKS]
+    for (name, cell), golden_cell in zip(found.items(), expected, strict=True):
+        off = (cell.int() - golden_cell.int()).abs()
+        if name == "jpeg":  # decoders differ
+            assert off.float().mean() < 1
+        else:
+            assert off.max() <= 1, name
+            assert off.float().mean() < 0.01, name
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
 # make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
+# make photos   14 photographs, 32 megapixels, from two Debian packages (27 MB, nothing is installed): runs/photographs/
 # make bench   what the wrapper costs a step: tables and a picture in runs/overhead/; QUICK=1: 7 and 40 tasks, briefly
 # Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare, to bench or to pytest.
 
@@ -15,7 +16,10 @@ BIN := .venv/bin
 CORE := art_optim tests $(addprefix --ignore=tests/, frameworks restoration zoo distributed/test_examples.py \
 	$(addprefix test_, $(addsuffix .py, compare documentation examples overhead restoration_example scaling toy typing)))
 
-.PHONY: demo test test-oldest test-newest lint zoo toy compare bench
+WALLPAPERS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+UNPACKED := runs/photographs/debian
+
+.PHONY: demo test test-oldest test-newest lint zoo toy compare photos bench
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
@@ -34,6 +38,14 @@ toy: .venv/.benchmarks
 
 compare: .venv/.benchmarks
 	$(BIN)/python -m benchmarks.compare $(if $(QUICK),--quick) $(ARGS)
+
+photos: .venv/.demo
+	@command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { echo "make photos needs apt-get and dpkg-deb," \
+		"of Debian or Ubuntu: elsewhere give the commands any folder of photographs in place of runs/photographs" >&2; exit 1; }
+	mkdir -p $(UNPACKED)
+	cd $(UNPACKED) && apt-get download $(WALLPAPERS) || { echo "run 'apt-get update' as root first" >&2; exit 1; }
+	for package in $(UNPACKED)/*.deb; do dpkg-deb -x $$package $(UNPACKED) || exit 1; done
+	$(BIN)/python -m benchmarks.restoration photos --unpacked $(UNPACKED) --output runs/photographs
 
 bench: .venv/.benchmarks
 	$(BIN)/python -m benchmarks.overhead $(if $(QUICK),--quick) $(ARGS)

@@ -1,20 +1,25 @@
-"""Real colour photographs: the seven that Python packages ship, or any folder of them. Nothing is downloaded."""
+"""Real colour photographs: those that Python and Debian packages ship, or any folder of them. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from email import message_from_string
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+# The pictures of Debian's packages that are none: a texture, gradients, renderings.
+NO_PHOTOGRAPHS = ("analogpattern", "umang", "Fossa", "Infinite-Sea", "Painting-Colors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +65,49 @@ def from_folder(path: str | os.PathLike[str]) -> list[Photograph]:
             f"{', '.join(SUFFIXES)}: give the folder that holds them directly, subfolders are not searched"
         )
     return [Photograph(file.name, read(file)) for file in files]
+
+
+def from_debian(folder: str | os.PathLike[str]) -> Iterator[Photograph]:
+    """Yield the photographs of Debian's packages ``lomiri-wallpapers-16.04`` and ``-20.04`` at half their size.
+
+    ``folder`` holds what ``dpkg-deb -x`` unpacks of either or both, see ``make photos``. Both together have 14
+    photographs of 127.8 megapixels, 31.9 once halved: landscapes, plants, animals, interiors, things; five pictures
+    that are no photographs are left out. The files are JPEG, whose artefacts the halving (bicubic, antialiased)
+    removes. A photograph's name is its file's without the suffix, and they come sorted by name.
+    """
+    backgrounds = Path(folder) / "usr/share/backgrounds"
+    files = [file for file in sorted(backgrounds.glob("*.jpg")) if not file.name.startswith(NO_PHOTOGRAPHS)]
+    if not files:
+        raise ValueError(
+            f"from_debian was given {str(folder)!r}, which holds no photograph in usr/share/backgrounds; it wants the "
+            "unpacked packages lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04: run 'make photos'"
+        )
+    unknown = sorted({file.stem for file in files} - debian_credits(folder).keys())
+    if unknown:
+        raise ValueError(
+            f"from_debian was given {str(folder)!r}, where no usr/share/doc/*/copyright has {', '.join(unknown)}"
+            "; it wants a licence for each photograph: unpack the whole packages, or remove what is not theirs"
+        )
+    for file in files:
+        yield Photograph(file.stem, halve(read(file)))
+
+
+def debian_credits(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
+    """Read (author, licence) of each picture, by its name, from the packages' copyright files."""
+    credits = {}
+    for page in Path(folder).glob("usr/share/doc/*/copyright"):
+        for stanza in page.read_text(encoding="utf-8").split("\n\n"):
+            fields = message_from_string(stanza)
+            for file in fields.get("Files", "").split():
+                credits[Path(file).stem] = (" ".join(fields["Copyright"].split()), fields["License"].split()[0])
+    return credits
+
+
+def halve(image: Tensor) -> Tensor:
+    """Half the width and height, rounded down; bicubic, antialiased: uint8 [3, H, W]."""
+    size = [side // 2 for side in image.shape[1:]]
+    halved = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True)[0]
+    return halved.round().clamp(0, 255).to(torch.uint8)
 
 
 def split(photographs: Sequence[Photograph]) -> tuple[list[Photograph], list[Photograph]]:

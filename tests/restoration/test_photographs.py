@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks.restoration import __main__ as command_line
 from benchmarks.restoration import photographs
-from benchmarks.restoration.photographs import Photograph, depth_from_disparity, from_folder, packaged, split
+from benchmarks.restoration.photographs import (
+    Photograph,
+    debian_credits,
+    depth_from_disparity,
+    from_debian,
+    from_folder,
+    halve,
+    packaged,
+    split,
+)
 
 SIZES = {
     "astronaut": (512, 512),
@@ -107,6 +119,102 @@ def test_folder_without_photographs_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a photograph")
     with pytest.raises(ValueError, match=r"holds no photograph; it wants files that end in \.png"):
         from_folder(tmp_path)
+
+
+def test_a_folder_is_read_as_any_picture(tmp_path):
+    """A broken file by its name, 16 bits as 8."""
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert from_folder(tmp_path)[0].image.tolist() == [[[0, 1, 255]]] * 3
+    (tmp_path / "broken.jpg").write_bytes(b"not a photograph")
+    with pytest.raises(ValueError, match=r"broken\.jpg' cannot be read"):
+        from_folder(tmp_path)
+
+
+COPYRIGHT = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Source: somewhere
+
+Files: 16.04/Bridge_by_Ann.jpg
+Copyright: 2018, Ann
+License: CC-BY-SA-4.0
+
+Files: 16.04/sunset_by_Bob.jpg
+       16.04/umang_by_Bob.jpg
+Copyright: Bob, 2018
+           "Zoé", 2019
+License: CC0-1.0
+
+Files: debian/*
+ AUTHORS
+Copyright: 2018, Dalton
+License: Expat
+
+License: Expat
+ Permission is hereby granted
+ .
+ The software is provided as is
+"""
+
+
+@pytest.fixture
+def unpacked(tmp_path):
+    """Two photographs and a picture that is none, as dpkg-deb -x lays them."""
+    folder = tmp_path / "unpacked"
+    for part in ("usr/share/backgrounds", "usr/share/doc/lomiri-wallpapers-16.04"):
+        (folder / part).mkdir(parents=True)
+    for name, side in (("sunset_by_Bob", 21), ("umang_by_Bob", 20), ("Bridge_by_Ann", 20)):
+        Image.new("RGB", (side, 12), (200, 100, 50)).save(folder / f"usr/share/backgrounds/{name}.jpg", quality=95)
+    (folder / "usr/share/doc/lomiri-wallpapers-16.04/copyright").write_text(COPYRIGHT, encoding="utf-8")
+    return folder
+
+
+def test_debian_photographs_come_halved_without_what_is_none(unpacked):
+    found = list(from_debian(unpacked))
+    assert [photograph.name for photograph in found] == ["Bridge_by_Ann", "sunset_by_Bob"]
+    for photograph in found:
+        assert photograph.image.shape == (3, 6, 10)
+        assert (photograph.image.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= 3
+
+
+def test_debian_credits_name_author_and_licence(unpacked):
+    credits = debian_credits(unpacked)
+    assert credits["Bridge_by_Ann"] == ("2018, Ann", "CC-BY-SA-4.0")
+    assert credits["sunset_by_Bob"] == credits["umang_by_Bob"] == ('Bob, 2018 "Zoé", 2019', "CC0-1.0")
+
+
+def test_a_debian_photograph_without_a_licence_is_refused(unpacked):
+    Image.new("RGB", (9, 9)).save(unpacked / "usr/share/backgrounds/stray.jpg")
+    with pytest.raises(ValueError, match="has stray; it wants a licence for each photograph"):
+        next(from_debian(unpacked))
+
+
+def test_a_folder_that_holds_no_package_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no photograph in usr/share/backgrounds; .* run 'make photos'"):
+        next(from_debian(tmp_path))
+
+
+def test_photos_writes_png_files_and_credits(unpacked, tmp_path, capsys):
+    output = tmp_path / "photographs"
+    assert command_line.main(["photos", "--unpacked", str(unpacked), "--output", str(output)]) == 0
+    assert "2 photographs, 0.0 megapixels" in capsys.readouterr().out
+    written = from_folder(output)
+    assert [photograph.name for photograph in written] == ["Bridge_by_Ann.png", "sunset_by_Bob.png"]
+    for one, other in zip(written, from_debian(unpacked), strict=True):
+        assert torch.equal(one.image, other.image)
+    credits = (output / "CREDITS").read_text(encoding="utf-8").splitlines()
+    assert credits[-2:] == [
+        "Bridge_by_Ann.png: 2018, Ann; CC-BY-SA-4.0; 10 x 6",
+        'sunset_by_Bob.png: Bob, 2018 "Zoé", 2019; CC0-1.0; 10 x 6',
+    ]
+
+
+def test_halving_is_antialiased():
+    """Stripes finer than the half can hold fade; without antialiasing they come back wider, in full contrast."""
+    stripes = 255 * (torch.arange(60) % 3 == 0).to(torch.uint8).expand(3, 60, 60)
+    aliased = F.interpolate(stripes[None].float(), scale_factor=0.5, mode="bicubic")
+    assert halve(stripes).float().std() < 0.5 * aliased.std()
+    flat = torch.full((3, 7, 9), 77, dtype=torch.uint8)
+    assert torch.equal(halve(flat), torch.full((3, 3, 4), 77, dtype=torch.uint8))
 
 
 def test_packaged_split(seven):

@@ -112,6 +112,12 @@ class Arena:
         values = {key: spread_of_rates(run.history()[1]) for key, run in self.runs.items()}
         return pd.Series(values).rename_axis(index=["method", "seed"])
 
+    @property
+    def shown_seed(self) -> int:
+        """The seed that most methods have, the smallest of those."""
+        seeds = [seed for _, seed in self.runs]
+        return min(seeds, key=lambda seed: (-seeds.count(seed), seed))
+
     def where(self) -> str:
         """Say what was trained."""
         config = self.config
@@ -157,7 +163,7 @@ def read(folders: Iterable[Path]) -> tuple[list[FinishedRun], dict[str, str]]:
             elif each == folder:
                 raise ValueError(f"{each} {missing}; a report wants finished, evaluated runs")
             else:
-                left_out[str(each)] = missing
+                left_out[each.relative_to(folder).as_posix()] = missing
     if not runs:
         raise ValueError(f"none of {len(left_out)} runs is finished and evaluated: {_first(left_out)}")
     return list(runs.values()), left_out

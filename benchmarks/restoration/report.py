@@ -94,16 +94,28 @@ def control_rows(arena: Arena) -> Iterator[dict[str, Any]]:
     """Yield a row a method of the arena, and one for the degraded input."""
     run = next(iter(arena.runs.values()))
     of_input = run.psnr("input")
-    yield {"weighting": "degraded input", "psnr": of_input.pop(AVERAGE), "gain": None, "by_task": of_input}
+    yield {"weighting": "degraded input", "psnr": of_input.pop(AVERAGE), "by_task": of_input}
     for method in arena.methods:
         yield {"weighting": method, **_values(arena, method)}
 
 
 def _values(arena: Arena, method: str) -> dict[str, Any]:
-    of_method = {name: estimate(arena.psnr.loc[method][name]) for name in arena.psnr}
-    compared = method != REFERENCE and REFERENCE in arena.methods
-    gain = difference(arena.psnr[AVERAGE], method, REFERENCE) if compared else None
-    return {"psnr": of_method.pop(AVERAGE), "gain": gain, "by_task": of_method}
+    psnr = {name: estimate(arena.psnr.loc[method][name]) for name in arena.psnr}
+    gain = _less(arena, method, REFERENCE)
+    return {
+        "psnr": psnr.pop(AVERAGE),
+        "by_task": psnr,
+        "gain": gain.pop(AVERAGE, None),
+        "gain_by_task": gain,
+        "art_less_it": _less(arena, "art", method).get(AVERAGE),
+    }
+
+
+def _less(arena: Arena, method: str, other: str) -> dict[str, Estimate]:
+    """Return what one method has over another, by task and on average; nothing if it is itself or was not run."""
+    if method == other or not {method, other} <= set(arena.methods):
+        return {}
+    return {name: difference(arena.psnr[name], method, other) for name in arena.psnr}
 
 
 def _plain(value: Any) -> Any:
@@ -120,6 +132,12 @@ def _plain(value: Any) -> Any:
 def _record(arena: Arena) -> dict[str, Any]:
     shared = {key: arena.config.get(key) for key in ("setting", "model", "scale", "schedule", "recipe", "steps")}
     shared |= {key: arena.config.get(key) for key in ("batch", "patch", "parameters", "machine", "versions")}
-    seeds = {method: [seed for name, seed in arena.runs if name == method] for method in arena.methods}
     metrics = next(iter(arena.runs.values())).scores.get("metrics")
-    return {"runs": arena.label, **shared, "seeds": seeds, "metrics": metrics, "data": arena.config["data"]["digest"]}
+    psnr = [{"weighting": method, "seed": seed, **run.psnr()} for (method, seed), run in arena.runs.items()]
+    return {
+        "runs": arena.label,
+        **shared,
+        "data": arena.config["data"]["digest"],
+        "metrics": metrics,
+        "psnr": _plain(psnr),
+    }

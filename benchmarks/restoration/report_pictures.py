@@ -61,10 +61,7 @@ def _row(folders: Mapping[str, Path], name: str) -> dict[str, Tensor]:
 
 
 def _side_by_side(arena: Arena) -> dict[str, FinishedRun]:
-    """Return the runs of the seed that most methods have, the smallest of those."""
-    seeds = [seed for _, seed in arena.runs]
-    seed = min(seeds, key=lambda seed: (-seeds.count(seed), seed))
-    runs = {method: arena.runs[method, seed] for method in arena.methods if (method, seed) in arena.runs}
+    runs = {method: run for (method, seed), run in arena.runs.items() if seed == arena.shown_seed}
     return dict(list(runs.items())[:SHOWN])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,7 +35,7 @@ def markdown(
         pictures: The names of the pictures of each arena.
     """
     parts = ["# The paper's experiments, and those here", *_preface(left_out), "## The runs", _runs_table(found)]
-    parts += ["## The paper's claims", _claims_table(findings), _claims_notes()]
+    parts += ["## The paper's claims", _tally(findings), _claims_table(findings), _claims_notes()]
     parts += ["## The paper's tables", "Average PSNR in dB."]
     for number, of in paper.TABLES.items():
         parts += [f"### Table {number}: {of.title}", _lay_out(map(_paper_cells, tables[number]))]
@@ -43,11 +43,14 @@ def markdown(
     parts += ["## Controls", _controls_note()]
     for arena in found:
         parts += [f"### {arena.label}: {arena.where()}", _lay_out(map(_control_cells, controls[arena.label]))]
+        gains = [_gain_cells(row) for row in controls[arena.label] if row.get("gain")]
+        parts += ["Less equal weights, and what Art has over each:", _lay_out(gains)] if gains else []
         absent = [name for name in ORDER if name not in arena.methods]
         parts += [f"Not run: {', '.join(absent)}."] if absent else []
     parts += ["## Curves and pictures", "As in Figure 2 (losses and weights) and Figures 3 to 5 of the paper."]
     for arena in found:
-        parts += [f"### {arena.label}: {arena.where()}", *(f"![{name}]({name})" for name in pictures[arena.label])]
+        parts += [f"### {arena.label}: {arena.where()}, seed {arena.shown_seed}"]
+        parts += [f"![{name}]({name})" for name in pictures[arena.label]]
     parts += ["## Slips of the paper", "\n".join(f"- {slip}" for slip in paper.SLIPS)]
     return "\n\n".join(parts) + "\n"
 
@@ -58,7 +61,7 @@ def _preface(left_out: Mapping[str, str]) -> list[str]:
         "they name. ± is the 95% t interval of the mean over the seeds; one seed has none. Differences are paired: "
         "between runs with the same seed."
     )
-    lines = "\n".join(f"- `{Path(folder).name}` {why}" for folder, why in left_out.items())
+    lines = "\n".join(f"- `{folder}` {why}" for folder, why in left_out.items())
     return [text, *([f"Left out:\n\n{lines}"] if lines else [])]
 
 
@@ -83,6 +86,12 @@ def _machine(arena: Arena) -> str:
     machines = [run.config["machine"] for run in arena.runs.values()]
     names = [machine["processor"] if machine["device"] == "cpu" else machine["device"] for machine in machines]
     return ", ".join(dict.fromkeys(names))
+
+
+def _tally(findings: Sequence[Finding]) -> str:
+    counts = Counter(finding.holds for finding in findings if finding.set_up == "the paper's")
+    verdicts = ("yes", "no", "not decided by these runs", "not run")
+    return f"In the paper's set-ups: {', '.join(f'{counts[verdict]} {verdict}' for verdict in verdicts)}."
 
 
 def _claims_table(findings: Sequence[Finding]) -> str:
@@ -120,7 +129,7 @@ def _claims_notes() -> str:
 
 def _controls_note() -> str:
     return (
-        "PSNR in dB by task, every weighting with weights that sum to 1, on the same means of each task's losses. "
+        "PSNR in dB. Every weighting is on the same means of each task's losses, with weights that sum to 1. "
         "A gain of Art over equal weights is due to its adapting only as far as it also beats weights fixed at Art's "
         "average over time and random softmax weights (`rlw`)."
     )
@@ -150,8 +159,17 @@ def _control_cells(row: Row) -> dict[str, str]:
         "weighting": row["weighting"],
         **{task: _number(of) for task, of in row["by_task"].items()},
         "average": _number(row["psnr"]),
-        "less equal weights": _number(row["gain"], sign=True),
         "seeds": str(len(row["psnr"].seeds)) if isinstance(row["psnr"], Estimate) else "-",
+    }
+
+
+def _gain_cells(row: Row) -> dict[str, str]:
+    return {
+        "weighting": row["weighting"],
+        **{task: of.text(sign=True) for task, of in row["gain_by_task"].items()},
+        "average": row["gain"].text(sign=True),
+        "Art less it": _number(row["art_less_it"], sign=True),
+        "seeds in common": str(len(row["gain"].seeds)),
     }
 
 

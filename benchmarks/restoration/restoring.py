@@ -3,11 +3,126 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from . import images, layouts
+
+SUFFIXES = (*layouts.SUFFIXES, ".avif", ".gif", ".jp2", ".mpo", ".pbm", ".pgm", ".ppm")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def restore_file(
+    network: nn.Module,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    tile: int = 512,
+    overlap: int = 32,
+    batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Restore a picture file losslessly into another file, see :mod:`~benchmarks.restoration.images`.
+
+    The restored rows take the place of the degraded ones in memory as soon as no tile needs these any more. The target
+    is written under another name and then renamed: it is whole, or not there.
+
+    Args:
+        network: See :func:`restore_tensor`, as for the tiles.
+        source: A picture in any format that Pillow reads.
+        target: A ``.png``, ``.tif`` or ``.tiff`` file.
+        tile: Side of a tile in pixels.
+        overlap: At most half of ``tile``.
+        batch: How many tiles go through the network at once.
+        progress: Called with the number of rows done and that of all.
+    """
+    target = Path(target)
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"target {str(target)!r} is the source itself; give another name, nothing is overwritten")
+    picture = images.read(source)
+    pixels = picture.pixels
+
+    def rows(top: int, bottom: int) -> Tensor:
+        return pixels[:, top:bottom] if picture.white == 255 else pixels[:, top:bottom].float() / picture.white
+
+    top, (_, height, width) = 0, pixels.shape
+    for band in restore_bands(network, rows, (height, width), tile=tile, overlap=overlap, batch=batch):
+        stored = picture.encode(band)
+        pixels[: len(stored), top : top + band.shape[1]] = stored
+        top += band.shape[1]
+        if progress is not None:
+            progress(top, height)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.stem}.new{target.suffix}")
+    try:
+        images.write(new, pixels, like=picture)
+        os.replace(new, target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def plan(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
+    """List the pictures of a file or folder, each with the file that its restored picture goes to.
+
+    In a folder ``target`` the files keep their subfolders and names, but for the suffix of a lossy format, which
+    becomes ``.png`` (added to the name if a picture of that name is there, too).
+
+    Args:
+        source: A picture, or a folder that is searched with its subfolders; pictures within ``target`` are left out.
+        target: A folder; for a single picture a ``.png``, ``.tif`` or ``.tiff`` file, or a folder that exists.
+
+    Raises:
+        ValueError: There is no picture, or one would be overwritten.
+    """
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise ValueError(f"input {str(source)!r} does not exist; give a picture or a folder of pictures")
+    if source.is_file():
+        if target.is_dir():
+            target = target / _lossless(source).name
+        files = [(source, target)]
+        if target.suffix.lower() not in images.WRITTEN:
+            raise ValueError(
+                f"output {str(target)!r} is no folder and ends in none of {', '.join(images.WRITTEN)}; restored "
+                "pictures are kept without loss: name one of these, or a folder that exists"
+            )
+    else:
+        if target.is_file():
+            raise ValueError(f"output {str(target)!r} is a file and the input a folder; give a folder for the output")
+        found = [
+            path
+            for path in sorted(source.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and path.is_file() and target.resolve() not in path.resolve().parents
+        ]
+        if not found:
+            raise ValueError(
+                f"input {str(source)!r} holds no picture outside the output {str(target)!r}; give a folder with files "
+                f"that end in {', '.join(SUFFIXES)}, and another one for the output"
+            )
+        goals = [_lossless(path) for path in found]
+        taken = Counter(goals)
+        files = [
+            (path, target / (goal if taken[goal] == 1 else path.with_name(f"{path.name}.png")).relative_to(source))
+            for path, goal in zip(found, goals, strict=True)
+        ]
+    sources = {path.resolve() for path, _ in files}
+    for path, goal in files:
+        if goal.resolve() in sources:
+            raise ValueError(f"output {str(goal)!r} of {str(path)!r} is an input; give another folder or name")
+    return files
+
+
+def precision(name: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context for a network to run in: none for ``"fp32"``, autocast for ``"bf16"`` and ``"fp16"``."""
+    dtype = PRECISIONS[name]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 @torch.inference_mode()
@@ -122,3 +237,7 @@ def _tiles(length: int, tile: int, overlap: int) -> list[tuple[int, Tensor]]:
     ramps = [((pixels - seam) / max(overlap / 2, 1) + 0.5).clamp(0, 1) for seam in seams]
     fades = [torch.ones(length), *ramps, torch.zeros(length)]
     return [(start, (fades[i] - fades[i + 1])[start : start + tile]) for i, start in enumerate(starts)]
+
+
+def _lossless(path: Path) -> Path:
+    return path if path.suffix.lower() in images.WRITTEN else path.with_suffix(".png")

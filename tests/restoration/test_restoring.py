@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from benchmarks.restoration import models
-from benchmarks.restoration.restoring import restore_bands, restore_tensor
+from benchmarks.restoration.restoring import plan, precision, restore_bands, restore_file, restore_tensor
 
 
 @pytest.fixture
@@ -33,10 +37,21 @@ def test_tiles_that_share_too_little_do(local):
     assert (restore_tensor(local, image, tile=32, overlap=0) - local(image[None])[0]).abs().max() > 0.01
 
 
-def test_tiles_of_srresnet_leave_no_trace():
+def srresnet() -> nn.Module:
+    """One that has left its initial state, near the identity."""
+    torch.manual_seed(0)
     network = models.create("srresnet", "tiny").eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(6)
+    return network
+
+
+def test_tiles_of_srresnet_leave_no_trace():
+    network = srresnet()
     radius = sum(isinstance(module, nn.Conv2d) for module in network.modules())
     image = picture(100, 130)
+    assert (network(image[None])[0] - image).abs().mean() > 0.05
     restored = restore_tensor(network, image, tile=64, overlap=4 * radius, batch=2)
     torch.testing.assert_close(restored, network(image[None])[0], rtol=0, atol=1e-6)
 
@@ -107,3 +122,147 @@ def test_a_network_that_fails_is_refused():
 def test_tilings_that_cannot_cover_an_image_are_refused(tiling, message):
     with pytest.raises(ValueError, match=message):
         restore_tensor(nn.Identity(), picture(8, 8), **tiling)
+
+
+class Negative(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1 - x
+
+
+def photograph(mode: str, height: int = 75, width: int = 50) -> Image.Image:
+    pixels = (255 * picture(height, width)).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels).convert(mode)
+
+
+TILES = {"tile": 32, "overlap": 8}
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", ".png"), ("RGB", ".tif"), ("RGB", ".bmp"), ("L", ".png")])
+def test_a_file_is_restored(tmp_path, mode, suffix):
+    source, target = tmp_path / f"a{suffix}", tmp_path / "out" / "b.png"
+    photograph(mode).save(source)
+    before = source.read_bytes()
+    restore_file(Negative(), source, target, **TILES)
+    with Image.open(source) as degraded, Image.open(target) as restored:
+        assert restored.mode == mode
+        assert (np.asarray(restored) == 255 - np.asarray(degraded)).all()
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in target.parent.iterdir()) == ["b.png"]
+
+
+def test_alpha_is_kept(tmp_path):
+    image = photograph("RGB")
+    image.putalpha(photograph("L").resize(image.size))
+    image.save(tmp_path / "a.png")
+    restore_file(Negative(), tmp_path / "a.png", tmp_path / "b.png", **TILES)
+    with Image.open(tmp_path / "b.png") as restored:
+        given, restored = np.asarray(image), np.asarray(restored)
+    assert (restored[..., 3] == given[..., 3]).all()
+    assert (restored[..., :3] == 255 - given[..., :3]).all()
+
+
+def test_16_bits_of_grey_are_kept(tmp_path):
+    given = np.random.default_rng(0).integers(0, 65536, (75, 50), dtype=np.uint16)
+    Image.fromarray(given).save(tmp_path / "a.png")
+    restore_file(Negative(), tmp_path / "a.png", tmp_path / "b.png", **TILES)
+    with Image.open(tmp_path / "b.png") as restored:
+        assert restored.mode == "I;16"
+        assert abs(np.asarray(restored).astype(int) - (65535 - given.astype(int))).max() <= 1
+
+
+def test_a_file_is_restored_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned clockwise by a quarter
+    image = photograph("RGB")
+    image.save(tmp_path / "a.png", exif=exif)
+    restore_file(nn.Identity(), tmp_path / "a.png", tmp_path / "b.png", **TILES)
+    with Image.open(tmp_path / "b.png") as restored:
+        assert restored.getexif().get(0x112, 1) == 1
+        assert (np.asarray(restored) == np.rot90(np.asarray(image), -1)).all()
+
+
+def test_rows_already_restored_are_not_read_again(tmp_path):
+    """Restored rows take the place of the degraded ones, of which the tiles below still need some."""
+    network = srresnet()
+    photograph("RGB", 150, 40).save(tmp_path / "a.png")
+    restore_file(network, tmp_path / "a.png", tmp_path / "tiled.png", tile=64, overlap=32)
+    restore_file(network, tmp_path / "a.png", tmp_path / "whole.png", tile=150)
+    with Image.open(tmp_path / "tiled.png") as tiled, Image.open(tmp_path / "whole.png") as whole:
+        tiled, whole, degraded = (np.asarray(image).astype(int) for image in (tiled, whole, photograph("RGB", 150, 40)))
+    assert abs(tiled - whole).max() <= 1
+    assert abs(whole - degraded).mean() > 10
+
+
+def test_a_source_is_never_overwritten(tmp_path):
+    photograph("RGB").save(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for target in (tmp_path / "a.png", tmp_path / "link.png"):
+        with pytest.raises(ValueError, match="is the source itself"):
+            restore_file(Negative(), tmp_path / "a.png", target)
+        with pytest.raises(ValueError, match="is an input"):
+            plan(tmp_path / "a.png", target)
+    with pytest.raises(ValueError, match="is an input"):
+        plan(tmp_path / "a.png", tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_restored_file_is_whole_or_not_there(tmp_path):
+    photograph("RGB").save(tmp_path / "a.png")
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"bad\.jpg"):
+        restore_file(Negative(), tmp_path / "bad.jpg", tmp_path / "out" / "bad.png")
+    with pytest.raises(ValueError, match="not finite"):
+        restore_file(nn.Threshold(0.5, float("nan")), tmp_path / "a.png", tmp_path / "out" / "a.png")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_a_folder_keeps_its_structure_and_names(tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    names = ["a.png", "b.jpg", "deep/er/a.TIF", "deep/c.jpeg", "deep/c.webp", "deep/c.gif", "notes.txt", "x.png/y.bmp"]
+    touch(*(source / name for name in names))
+    expected = {
+        "a.png": "a.png",
+        "b.jpg": "b.png",
+        "deep/er/a.TIF": "deep/er/a.TIF",
+        "deep/c.jpeg": "deep/c.jpeg.png",
+        "deep/c.webp": "deep/c.webp.png",
+        "deep/c.gif": "deep/c.gif.png",
+        "x.png/y.bmp": "x.png/y.png",
+    }
+    assert dict(plan(source, target)) == {source / name: target / goal for name, goal in expected.items()}
+
+
+def test_results_within_the_input_are_not_restored_again(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "restored" / "a.png")
+    assert plan(tmp_path, tmp_path / "restored") == [(tmp_path / "a.jpg", tmp_path / "restored" / "a.png")]
+    with pytest.raises(ValueError, match="holds no picture outside the output"):
+        plan(tmp_path, tmp_path)
+
+
+def test_a_single_picture_goes_into_a_folder_or_to_a_name(tmp_path):
+    touch(tmp_path / "a.jpg", tmp_path / "file.png")
+    (tmp_path / "out").mkdir()
+    assert plan(tmp_path / "a.jpg", tmp_path / "out") == [(tmp_path / "a.jpg", tmp_path / "out" / "a.png")]
+    assert plan(tmp_path / "a.jpg", tmp_path / "b.tif") == [(tmp_path / "a.jpg", tmp_path / "b.tif")]
+    with pytest.raises(ValueError, match=r"b\.jpg' is no folder and ends in none of \.png"):
+        plan(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match="is a file and the input a folder"):
+        plan(tmp_path, tmp_path / "file.png")
+    with pytest.raises(ValueError, match=r"none' does not exist"):
+        plan(tmp_path / "none", tmp_path / "out")
+
+
+def test_precision(tmp_path):
+    layer, x = nn.Conv2d(3, 3, 1), torch.rand(1, 3, 4, 4)
+    with precision("fp32", torch.device("cpu")):
+        assert layer(x).dtype == torch.float32
+    with precision("bf16", torch.device("cpu")):
+        assert layer(x).dtype == torch.bfloat16
+        assert restore_tensor(layer, x[0]).dtype == torch.float32

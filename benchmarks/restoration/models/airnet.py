@@ -229,7 +229,7 @@ class GuidedDeformableConv(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.Conv2d(width, width, 3).weight.detach())
+        self.weight = nn.Parameter(nn.Conv2d(width, width, 3, bias=False).weight.detach())
         self.conv_offset_mask = _conv(2 * width, 27)
         nn.init.zeros_(self.conv_offset_mask.weight)
         nn.init.zeros_(self.conv_offset_mask.bias)

@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
         image.load()
         orientation = _orientation(image)
         if image.mode in ("I;16", "I;16B", "I;16L"):
-            array = _upright(np.asarray(image).astype(np.uint16), orientation)
+            array = np.ascontiguousarray(_upright(np.asarray(image).astype(np.uint16), orientation))
             return Picture(torch.from_numpy(array).expand(3, -1, -1), grey=True)
         if image.mode in ("I", "F"):
             raise _Unwanted("has 32 bits a pixel", "8 bits a channel, or 16 of grey", "save it with 16 bits or fewer")
@@ -84,9 +84,9 @@ def read(path: str | os.PathLike[str]) -> Picture:
             image = image.convert("LA" if image.mode in ("L", "La") else "RGBA")
         alpha = None
         if "A" in image.getbands():
-            alpha = torch.from_numpy(_upright(_array(image.getchannel("A")), orientation))
+            alpha = torch.from_numpy(_array(image.getchannel("A"), orientation))
         grey = image.mode in ("1", "L", "LA")
-        array = torch.from_numpy(_upright(_array(_in_srgb(image, grey)), orientation))
+        array = torch.from_numpy(_array(_in_srgb(image, grey), orientation))
         return Picture(array.expand(3, -1, -1) if grey else array.permute(2, 0, 1), grey, alpha)
 
 
@@ -165,14 +165,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation, 1 to 8: [H, W, ...] to [H, W, ...] or [W, H, ...], contiguous."""
+    """Undo an EXIF orientation, 1 to 8: [H, W, ...] to a view of it, [H, W, ...] or [W, H, ...]."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
     if orientation in (2, 3, 6, 7):
         array = array[:, ::-1]
-    return np.ascontiguousarray(array)
+    return array
 
 
 def _in_srgb(image: Image.Image, grey: bool) -> Image.Image:
@@ -201,15 +201,17 @@ def _through_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> I
     return image
 
 
-def _array(image: Image.Image) -> np.ndarray:
-    """``np.array(image)`` without alpha: uint8 [H, W] or [H, W, 3].
+def _array(image: Image.Image, orientation: int) -> np.ndarray:
+    """``np.array(image)`` without alpha, upright: uint8 [H, W] or [H, W, 3].
 
-    It goes by strips, as np.array takes three copies of the picture for a moment.
+    It goes by strips, as np.array takes three copies of the picture for a moment, and turning it another one.
     """
     width, height = image.size
-    array = np.empty((height, width) if image.mode == "L" else (height, width, 3), np.uint8)
+    sides = (width, height) if orientation >= 5 else (height, width)
+    array = np.empty(sides if image.mode == "L" else (*sides, 3), np.uint8)
+    as_stored = _upright(array, {6: 8, 8: 6}.get(orientation, orientation))
     rows = max(1, 2**22 // width)
     for top in range(0, height, rows):
         strip = np.asarray(image.crop((0, top, width, min(top + rows, height))))
-        array[top : top + rows] = strip[..., :3] if array.ndim == 3 else strip
+        as_stored[top : top + rows] = strip[..., :3] if array.ndim == 3 else strip
     return array

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.restoration import data, layouts
+from benchmarks.restoration import data, layouts, models
+from benchmarks.restoration.__main__ import main
 from benchmarks.restoration.evaluation import evaluate
 from benchmarks.restoration.metrics import METRICS
 from benchmarks.restoration.restoring import restore_tensor
@@ -199,3 +201,67 @@ def test_metrics_and_tiles_are_checked_first(pairs, run):
     with pytest.raises(ValueError, match="overlap is 9"):
         evaluate(Network(), pairs, run, identity={}, tile=16, overlap=9)
     assert not list(run.iterdir())
+
+
+@pytest.fixture
+def trained(run, pairs) -> Path:
+    """A run as ``train`` leaves it, with averaged parameters, of a network that changes what it is given."""
+    last, average = (models.create("srresnet", "tiny").state_dict() for _ in range(2))
+    last["conv_last.bias"] += 0.1
+    average["conv_last.bias"] -= 0.1
+    config = {
+        "setting": "rain-haze-noise",
+        "model": "srresnet",
+        "scale": "tiny",
+        "data": {"folder": str(pairs.folder), "digest": ""},
+    }
+    (run / "run.json").write_text(json.dumps(config))
+    torch.save({"network": last, "average": average, "run": config, "step": 1}, run / "checkpoint.pt")
+    return run
+
+
+def test_the_command_scores_several_runs(trained, tmp_path, capsys):
+    other = shutil.copytree(trained, tmp_path / "other")
+    checkpoint = torch.load(other / "checkpoint.pt", weights_only=True)
+    del checkpoint["average"]
+    torch.save(checkpoint, other / "checkpoint.pt")
+    assert main(["evaluate", str(trained), str(other), "--metrics", "psnr", "ssim-y", "--pictures", "1"]) == 0
+    shown = capsys.readouterr().out
+    scores = [strict_json(folder / "scores.json") for folder in (trained, other)]
+    assert scores[0]["average"]["input"] == scores[1]["average"]["input"]
+    assert scores[0]["average"]["restored"] != scores[1]["average"]["restored"]
+    for score in scores:
+        for side in ("input", "restored"):
+            values = score["average"][side]
+            assert f"{values['psnr']:.2f} / {values['ssim_y']:.4f}" in shown
+    network = models.create("srresnet", "tiny")
+    network.load_state_dict(torch.load(trained / "checkpoint.pt", weights_only=True)["average"])
+    again = tmp_path / "again"
+    again.mkdir()
+    pairs = layouts.read("rain-haze-noise", tmp_path / "data", "test")
+    expected = evaluate(network.eval(), pairs, again, identity={}, metrics=["psnr", "ssim-y"])
+    assert scores[0]["restored"] == expected["restored"]
+
+
+def test_the_command_names_what_fails_and_goes_on(trained, pairs, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["evaluate", str(trained), str(empty)]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--data", str(empty)]) == 2
+    assert str(empty) in capsys.readouterr().err
+    # Whole by its header and its end, and yet no picture.
+    broken = pairs.folder / "test/derain/Rain100L/input/1.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100] + bytes(len(content) - 200) + content[-100:])
+    assert main(["evaluate", str(trained)]) == 1
+    assert "input/1.png" in capsys.readouterr().err
+    broken.write_bytes(content)
+    assert main(["evaluate", str(trained)]) == 0
+
+
+def test_the_command_can_be_interrupted(trained, capsys, monkeypatch):
+    monkeypatch.setattr(models.srresnet.SRResNet, "forward", Network(stop=3).forward)
+    assert main(["evaluate", str(trained)]) == 130
+    assert "goes on" in capsys.readouterr().err
+    assert len(rows_of(trained, "scores.partial.csv")) == 3

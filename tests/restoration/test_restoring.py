@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.restoration import models
+from benchmarks.restoration.__main__ import main
 from benchmarks.restoration.restoring import plan, precision, restore_bands, restore_file, restore_tensor
 
 
@@ -266,3 +268,51 @@ def test_precision(tmp_path):
     with precision("bf16", torch.device("cpu")):
         assert layer(x).dtype == torch.bfloat16
         assert restore_tensor(layer, x[0]).dtype == torch.float32
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run as ``train`` leaves it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = {"setting": "rain-haze-noise", "model": "srresnet", "scale": "tiny"}
+    network = srresnet().state_dict()
+    (folder / "run.json").write_text(json.dumps(config))
+    torch.save({"network": network, "run": config, "step": 1}, folder / "checkpoint.pt")
+    return folder
+
+
+def test_the_command_restores_a_folder_but_for_what_fails(run, tmp_path, capsys):
+    source = tmp_path / "in"
+    for name in ("a.png", "deep/b.jpg", "c.bmp"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph("RGB").save(source / name)
+    (source / "deep" / "bad.png").write_bytes(b"no picture")
+    command = ["restore", str(run), str(source), str(tmp_path / "out"), "--tile", "64", "--overlap", "16"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert "restored 3 of 4 pictures" in printed.out
+    assert printed.err.count("deep/bad.png") >= 1
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"a.png", "deep/b.png", "c.png"}
+    (source / "deep" / "bad.png").unlink()
+    assert main(command) == 0
+    network = models.create("srresnet", "tiny")
+    network.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["network"])
+    with Image.open(source / "a.png") as image, Image.open(tmp_path / "out" / "a.png") as restored:
+        degraded = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        expected = 255 * restore_tensor(network, degraded, tile=64, overlap=16)
+        assert (expected.round().clamp(0, 255) == torch.from_numpy(np.array(restored)).permute(2, 0, 1)).all()
+
+
+def test_the_command_checks_before_it_starts(run, tmp_path, capsys):
+    photograph("RGB").save(tmp_path / "a.png")
+    a, b = str(tmp_path / "a.png"), str(tmp_path / "b.png")
+    for arguments, message in (
+        ([str(run), a, a], "is an input"),
+        ([str(run), a, b, "--tile", "16"], "overlap is 32 for tiles of 16"),
+        ([str(tmp_path), a, b], "run.json"),
+    ):
+        assert main(["restore", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not Path(b).exists()

@@ -69,7 +69,15 @@ class Patches(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
         """Return the degraded and the clean patch, uint8 [P, P, 3], the task and the key."""
         pair = self.pairs[draw.sample]
-        generator = np.random.default_rng(SeedSequence(self.seed, spawn_key=(1, draw.number)))
+        try:
+            return self._draw(pair, np.random.default_rng(SeedSequence(self.seed, spawn_key=(1, draw.number))))
+        except OSError as error:
+            raise RuntimeError(
+                f"{pair.degraded} or its partner {pair.clean} cannot be decoded ({error}); both were whole pictures "
+                "when the run started, by their ends: restore them and resume the run"
+            ) from error
+
+    def _draw(self, pair: Pair, generator: Generator) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
         with Image.open(pair.degraded) as file, Image.open(pair.clean) as clean:
             degraded = clean if pair.sigma else file  # one file, decoded once
             box, position = self._place(degraded, generator)

@@ -286,11 +286,11 @@ def _check(pairs: Pairs, progress: Progress | None) -> None:
     sizes = np.zeros((pairs.files, 2), dtype=np.int32)
     faults: dict[int, str] = {}
     for number in _counted(pairs.files, progress):
-        header = _header(pairs.folder / pairs.name(number))
-        if isinstance(header, str):
-            faults[number] = header
+        found = header(pairs.folder / pairs.name(number))
+        if isinstance(found, str):
+            faults[number] = found
         else:
-            sizes[number] = header
+            sizes[number] = found
     faulty = np.zeros(pairs.files, dtype=bool)
     faulty[list(faults)] = True
     bad = faulty[pairs.degraded] | faulty[pairs.clean] | (sizes[pairs.degraded] != sizes[pairs.clean]).any(1)
@@ -309,8 +309,8 @@ def _check(pairs: Pairs, progress: Progress | None) -> None:
     )
 
 
-def _header(path: Path) -> tuple[int, int] | str:
-    """Width and height of a picture, or what is wrong with its file."""
+def header(path: Path) -> tuple[int, int] | str:
+    """Return width and height of an 8-bit picture, or what is wrong with its file, from its first and last bytes."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             size, mode, kind = image.size, image.mode, image.format

@@ -29,13 +29,14 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from . import layouts, photographs
+from . import degradations, layouts, photographs
 from .degradations import degrade, draw
 from .layouts import SETTINGS, SPLITS
 from .photographs import Photograph
 
 PACKAGED = "packaged"
 ON_THE_FLY = {("rain-haze-noise", "noise"), ("rain-haze-noise-blur-dark", "noise")}
+SMALLEST_SIDE = max(degradations.SMALLEST_SIDE.values())
 IDR = {"rain": "derain", "haze": "dehaze", "noise": "denoise", "blur": "deblur", "dark": "delowlight"}
 
 Progress = Callable[[int, int], None]
@@ -101,6 +102,15 @@ def sources(folder: str | os.PathLike[str]) -> list[Source]:
             f"photographs are {str(folder)!r}, which holds none; their files must end in "
             f"{', '.join(photographs.SUFFIXES)}: give the folder that holds them directly, subfolders are not searched"
         )
+    for file in files:
+        fault = layouts.header(file)
+        if not isinstance(fault, str) and min(fault) < SMALLEST_SIDE:
+            fault = f"has {fault[0]} x {fault[1]} pixels"
+        if isinstance(fault, str):
+            raise ValueError(
+                f"photograph {str(file)!r} {fault}; a photograph must be a whole 8-bit picture with sides of at least "
+                f"{SMALLEST_SIDE} pixels: restore or remove the file"
+            )
     return [Source(file.name, str(file.absolute())) for file in files]
 
 
@@ -256,8 +266,14 @@ def _write_all(pictures: list[Picture], jobs: int, progress: Progress | None) ->
 
     if jobs == 1:
         return collect(map(write, pictures))
-    # Spawned, as the parent may have threads; and ended at once if anything is raised here, an interrupt included.
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(pictures)), _start_worker) as pool:
+    # Spawned, as the parent may have threads. The workers inherit that interrupts are ignored; they end with the
+    # context, at once if the parent is interrupted.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(min(jobs, len(pictures)), torch.set_num_threads, (1,))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    with pool:
         return collect(pool.imap(write, pictures))
 
 
@@ -352,8 +368,3 @@ def _write(path: Path, write_to: Callable[[Any], object]) -> None:
             raise
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

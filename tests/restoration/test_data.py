@@ -241,16 +241,29 @@ def test_interrupt_leaves_no_process_behind(pairs):
         time.sleep(0.05)
 
 
-def test_worker_runs_one_thread(pairs):
-    class Threads(Patches):
-        def __getitem__(self, draw):
-            patch = np.full((1, 1, 3), torch.get_num_threads(), np.uint8)
-            return patch, patch, 0, None
+class Threads(Patches):
+    """A patch of one pixel, whose value is the number of torch's threads."""
 
-    sampler = samplers.create("balanced", pairs, 2, 0)
-    found = loader(pairs, sampler, 1, range(2), workers=1)
-    found.dataset.__class__ = Threads
-    assert {int(batch.clean[0, 0, 0, 0]) for batch in found} == {1}
+    def __getitem__(self, draw):
+        patch = np.full((1, 1, 3), torch.get_num_threads(), np.uint8)
+        return patch, patch, 0, None
+
+
+def test_worker_runs_one_thread(pairs, monkeypatch):
+    monkeypatch.setattr(data, "Patches", Threads)
+    assert {int(batch.clean[0, 0, 0, 0]) for batch in batches(pairs, range(2), patch=1, workers=1)} == {1}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_file_that_breaks_while_training_is_named(workers, tmp_path):
+    pairs = make(tmp_path, 1, (200, 200))
+    file = pairs[0].degraded
+    content = bytearray(file.read_bytes())
+    content[60:90] = bytes(30)
+    file.write_bytes(content)
+    layouts.read("rain-haze-noise", tmp_path)  # its header and its end are whole
+    with pytest.raises(RuntimeError, match=r"rain-0.png or its partner .*norain-0.png cannot be decoded"):
+        batches(pairs, range(2), workers=workers)
 
 
 @pytest.mark.gpu

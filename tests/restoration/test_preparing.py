@@ -168,6 +168,20 @@ def test_what_is_refused(options, match, photographs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("how", ["text", "truncated", "small"])
+def test_faulty_photograph_is_named_before_anything_is_written(how, photographs, tmp_path, capsys):
+    shutil.copytree(photographs, tmp_path / "faulty")
+    file = tmp_path / "faulty/3.png"
+    if how == "small":
+        Image.new("RGB", (60, 24)).save(file)
+    else:
+        file.write_bytes(b"no picture" if how == "text" else file.read_bytes()[:-100])
+    arguments = ["--setting", "multiple", "--photographs", str(tmp_path / "faulty"), "--output", str(tmp_path / "out")]
+    assert main(["prepare", *arguments]) == 2
+    assert repr(str(file)) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_of_another_preparation_is_refused(photographs, tmp_path):
     prepare("rain-haze-snow", tmp_path / "out", photographs, size=64)
     with pytest.raises(ValueError, match="another seed"):
@@ -200,8 +214,8 @@ INTERRUPTED = """
 import sys
 from benchmarks.restoration.__main__ import main
 if __name__ == "__main__":
-    main(["prepare", "--setting", "multiple", "--size", "32", "--jobs", "2", "--levels", "1000",
-          "--photographs", sys.argv[1], "--output", sys.argv[2]])
+    sys.exit(main(["prepare", "--setting", "multiple", "--size", "32", "--jobs", "2", "--levels", "1000",
+          "--photographs", sys.argv[1], "--output", sys.argv[2]]))
 """
 
 
@@ -212,7 +226,9 @@ def children(process: int) -> list[int]:
 
 def test_processes_write_what_one_would_and_end_with_an_interrupt(photographs, tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, str(photographs), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     until = time.monotonic() + 100
     while len(list(tmp_path.glob("out/*_sub32/*.png"))) < 40 and process.poll() is None:
         assert time.monotonic() < until
@@ -220,7 +236,10 @@ def test_processes_write_what_one_would_and_end_with_an_interrupt(photographs, t
     workers = children(process.pid)
     assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
     while alive := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < until, f"left behind: {alive}"
         time.sleep(0.05)

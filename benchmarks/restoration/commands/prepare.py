@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from benchmarks.restoration import layouts, preparing
@@ -31,19 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the folder; return the exit status."""
-    with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        bar = progress.add_task("pictures", total=None)
-        facts = preparing.prepare(
-            given.setting,
-            given.output,
-            given.photographs,
-            given.test_photographs,
-            size=given.size,
-            levels=given.levels,
-            seed=given.seed,
-            jobs=given.jobs,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task("pictures", total=None)
+            facts = preparing.prepare(
+                given.setting,
+                given.output,
+                given.photographs,
+                given.test_photographs,
+                size=given.size,
+                levels=given.levels,
+                seed=given.seed,
+                jobs=given.jobs,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    except ValueError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from {given.output}", file=sys.stderr)
+        return 130
     for split in layouts.SPLITS:
         pictures = [picture for picture in facts["pictures"] if picture["split"] == split]
         files = sum(len(picture["files"]) for picture in pictures)

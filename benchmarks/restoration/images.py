@@ -182,23 +182,14 @@ def _in_srgb(image: Image.Image, grey: bool) -> Image.Image:
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("L", "RGB", "RGBA", "CMYK"):
         with suppress(ImageCms.PyCMSError):
-            image = _through_profile(image, ImageCms.getOpenProfile(BytesIO(profile)))
-    if grey or image.mode in ("RGB", "RGBA"):
-        return image
-    return image.convert("RGB")
-
-
-def _through_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    srgb = ImageCms.createProfile("sRGB")
-    if image.mode not in ("RGB", "RGBA"):
-        converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-        return converted.getchannel(0) if image.mode == "L" else converted
-    # Most profiles are sRGB under one name or another; a conversion would only change some bytes by 1.
-    sample = 17 * np.indices((16, 16, 16), np.uint8).reshape(3, 64, 64).transpose(1, 2, 0)
-    converted = ImageCms.profileToProfile(Image.fromarray(sample), profile, srgb)
-    if np.abs(np.asarray(converted).astype(int) - sample).max() > 2:
-        ImageCms.profileToProfile(image, profile, srgb, inPlace=True)  # saves a copy of the picture
-    return image
+            source, srgb = ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            if image.mode in ("RGB", "RGBA"):
+                ImageCms.profileToProfile(image, source, srgb, inPlace=True)  # saves a copy of the picture
+            else:
+                image = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    if grey:
+        return image.getchannel(0)
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
 
 
 def _array(image: Image.Image, orientation: int) -> np.ndarray:

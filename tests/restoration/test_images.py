@@ -42,13 +42,22 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def profile(gamma: float, primaries: str = "RGB") -> bytes:
-    """A minimal ICC profile with sRGB's primaries and the curve v ^ gamma, or of grey with primaries 'GRAY'."""
+def profile(gamma: float | None, primaries: str = "RGB") -> bytes:
+    """A minimal ICC profile with sRGB's primaries and the curve v ^ gamma, or of grey with primaries 'GRAY'.
+
+    Without a gamma the curve is sRGB's.
+    """
 
     def fixed(*values: float) -> bytes:
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
+    if gamma is None:
+        level = np.linspace(0, 1, 1024)
+        linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+        table = (65535 * linear).round().astype(">u2").tobytes()
+        curve = b"curv" + bytes(4) + struct.pack(">I", 1024) + table
+    else:
+        curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
     xyz = {"R": (0.4361, 0.2225, 0.0139), "G": (0.3851, 0.7169, 0.0971), "B": (0.1431, 0.0606, 0.7141)}
     tags = {b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
     if primaries == "GRAY":
@@ -258,10 +267,12 @@ def test_a_profile_with_exchanged_primaries_exchanges_channels_and_leaves_alpha(
     assert torch.equal(picture.alpha, torch.from_numpy(alpha))
 
 
-def test_an_srgb_profile_changes_no_byte(tmp_path):
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+@pytest.mark.parametrize("name", ["lcms", "table"])
+def test_an_srgb_profile_changes_no_byte(tmp_path, name):
+    """Whoever made it."""
+    lcms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     values = random(64, 64, 3).astype(np.uint8)
-    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=srgb)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile={"lcms": lcms, "table": profile(None)}[name])
     assert torch.equal(read(tmp_path / "a.png").pixels, planes(values))
 
 

@@ -68,6 +68,8 @@ def read(path: str | os.PathLike[str]) -> Picture:
     Raises a ValueError that names the file if it is no picture, empty, truncated, animated or of several pages, or if
     it has more bits than Pillow holds: more than 8 a channel in colour, 32 in grey. Of the pictures of an MPO file, a
     JPEG of some phones, the first is read.
+
+    A picture of 8-bit RGB takes 7 bytes a pixel while it is decoded, and 3 afterwards.
     """
     with _decoding(path) as image:
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":

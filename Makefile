@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 # What runs without the demo, the examples, the benchmarks and the frameworks.
 CORE := art_optim tests $(addprefix --ignore=tests/, frameworks restoration zoo distributed/test_examples.py \
-	$(addprefix test_, $(addsuffix .py, compare documentation examples overhead restoration_example scaling toy typing)))
+	$(addprefix test_, $(addsuffix .py, compare compare_data documentation examples overhead restoration_example scaling toy typing)))
 
 WALLPAPERS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
 UNPACKED := runs/photographs/debian

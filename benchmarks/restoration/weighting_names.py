@@ -79,17 +79,25 @@ def canonical(text: str) -> str:
 
 
 def resolve(text: str) -> str:
-    """Return the canonical text, with ``fixed-at:FOLDER`` replaced by that run's average weights, ``fixed:...``."""
+    """Return the canonical text, with ``fixed-at:FOLDER`` replaced by that run's average weights, ``fixed:...``.
+
+    Raises:
+        ValueError: The folder has no finished run, or the text names no weighting.
+    """
     if not text.startswith(FIXED_AT):
         return canonical(text)
     folder = Path(text.removeprefix(FIXED_AT))
     missing = [name for name in ("run.json", "history.npz") if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"weighting {text!r}: {folder} has no {missing[0]}; give the folder of a run that was trained")
-    tasks = json.loads((folder / "run.json").read_text())["tasks"]
+    config = json.loads((folder / "run.json").read_text())
+    if not config["finished"]:
+        raise ValueError(
+            f"weighting {text!r}: that run is not finished; an average is over all of a run: finish it first"
+        )
     with np.load(folder / "history.npz") as history:
         average = average_weights(history["losses"], history["weights"])
-    weights = ",".join(f"{task}={weight:.6g}" for task, weight in zip(tasks, average, strict=True))
+    weights = ",".join(f"{task}={weight:.6g}" for task, weight in zip(config["tasks"], average, strict=True))
     return canonical(f"{FIXED}:{weights}")
 
 

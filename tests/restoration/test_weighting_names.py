@@ -16,7 +16,7 @@ TASKS = ["rain", "haze"]
 def run(tmp_path):
     folder = tmp_path / "a run, seed=0"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"tasks": TASKS}))
+    (folder / "run.json").write_text(json.dumps({"tasks": TASKS, "finished": True}))
     losses = np.array([[0.1, 0.2], [0.1, np.nan], [0.1, 0.2]], np.float32)
     weights = np.array([[0.4, 0.6], [1.0, 0.0], [0.1, 0.9]], np.float32)
     np.savez(folder / "history.npz", steps=np.arange(3), losses=losses, weights=weights)
@@ -84,7 +84,10 @@ def test_fixed_at_the_average_of_a_run(run):
     assert resolve("art:temperature=3.0") == "art"
 
 
-def test_fixed_at_wants_a_trained_run(tmp_path):
+def test_fixed_at_wants_a_whole_run(run, tmp_path):
+    (run / "run.json").write_text(json.dumps({"tasks": TASKS, "finished": False}))
+    with pytest.raises(ValueError, match="not finished"):
+        resolve(f"fixed-at:{run}")
     with pytest.raises(ValueError, match=r"has no run\.json; give the folder of a run"):
         resolve(f"fixed-at:{tmp_path}")
     with pytest.raises(ValueError, match="no loss of task 1"):

@@ -293,7 +293,7 @@ def write(picture: Picture) -> list[tuple[str, str]]:
     for (degraded_name, clean_name), (left, top, right, bottom) in zip(names, boxes, strict=True):
         for name, image in ((degraded_name, degraded), (clean_name, clean)):
             if not (root / name).exists():
-                _save(root / name, image[:, top:bottom, left:right])
+                _save(root / name, image[:, top:bottom, left:right], compress=picture.split == "test")
     return names
 
 
@@ -352,9 +352,10 @@ def _upright_size(source: Source) -> tuple[int, int]:
         return image.size[::-1] if turned else image.size
 
 
-def _save(path: Path, image: Tensor) -> None:
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    _write(path, lambda file: picture.save(file, "PNG", compress_level=3))
+def _save(path: Path, image: Tensor, compress: bool) -> None:
+    # Uncompressed, a PNG takes 1.8 times the space, but training waits for decoding, which is 2.3 times as fast.
+    picture, level = Image.fromarray(image.permute(1, 2, 0).numpy()), 3 if compress else 0
+    _write(path, lambda file: picture.save(file, "PNG", compress_level=level))
 
 
 def _write(path: Path, write_to: Callable[[Any], object]) -> None:

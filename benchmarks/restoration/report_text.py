@@ -101,7 +101,7 @@ def _claims_table(findings: Sequence[Finding]) -> str:
         lines = []
         for (higher, lower, result), of in zip(finding.results, finding.claim.comparisons, strict=False):
             unit = " dB" if of.quantity == "psnr" else " in the spread of log(last / first loss)"
-            value = result.text(sign=True) + unit if result.seeds else "not run"
+            value = result.text(sign=True) + unit if result.seeds else "not run with a common seed"
             lines.append(f"{higher} less {lower}: {value}")
         seeds = max((len(result.seeds) for _, _, result in finding.results), default=0)
         where = f"{arena.label}: {arena.where()}, {seeds} seed{'s' * (seeds != 1)}" if arena else "-"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,33 @@ def test_a_restored_file_is_whole_or_not_there(tmp_path):
     assert not list(tmp_path.glob("out/*"))
 
 
+MEASURE = """
+import sys
+from torch import nn
+from benchmarks.restoration import images
+from benchmarks.restoration.restoring import restore_file
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+source, target = sys.argv[1:]
+restore_file(nn.Identity(), source + "/small.png", target, tile=64)
+before = peak()
+restore_file(nn.Identity(), source + "/large.png", target, tile=64)
+print(1024 * (peak() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+def test_a_large_picture_takes_the_memory_of_its_pixels(tmp_path):
+    """4 bytes a pixel while Pillow has it, 3 in the tensor, some for strips and bands; a float32 copy would add 12."""
+    for name, side in (("small", 400), ("large", 3500)):
+        Image.linear_gradient("L").resize((side, side)).convert("RGB").save(tmp_path / f"{name}.png", compress_level=1)
+    measure = [sys.executable, "-c", MEASURE, str(tmp_path), str(tmp_path / "restored.png")]
+    grown = int(subprocess.run(measure, capture_output=True, text=True, check=True).stdout)
+    assert 3 < grown / 3500**2 < 14
+
+
 def touch(*files: Path) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -316,3 +345,14 @@ def test_the_command_checks_before_it_starts(run, tmp_path, capsys):
         assert main(["restore", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not Path(b).exists()
+
+
+def test_the_command_can_be_interrupted(run, tmp_path, capsys, monkeypatch):
+    photograph("RGB").save(tmp_path / "a.png")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.restoration.commands.restore.restore_file", interrupt)
+    assert main(["restore", str(run), str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 130
+    assert "interrupted; the pictures before" in capsys.readouterr().err

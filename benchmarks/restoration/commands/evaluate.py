@@ -68,17 +68,17 @@ def run(given: argparse.Namespace) -> int:
 
 def table(scores: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], title: str) -> Table:
     """Lay out scores of runs on one test set: a row a task and their average; a column for the input and each run."""
-    tables = Table(title=title, caption=_caption(scores, metrics))
+    layout = Table(title=title, caption=_caption(scores, metrics), caption_justify="left")
     first = next(iter(scores.values()))
     columns = {"input": (first, "input"), **{name: (of, "restored") for name, of in scores.items()}}
-    tables.add_column("task")
+    layout.add_column("task")
     for name in columns:
-        tables.add_column(name, justify="right", overflow="fold")
+        layout.add_column(name, justify="right", overflow="fold")
     for task in first["input"]:
-        tables.add_row(task, *(_cell(of[side][task], metrics) for of, side in columns.values()))
-    tables.add_section()
-    tables.add_row("average", *(_cell(of["average"][side], metrics) for of, side in columns.values()))
-    return tables
+        layout.add_row(task, *(_cell(of[side][task], metrics) for of, side in columns.values()))
+    layout.add_section()
+    layout.add_row("average", *(_cell(of["average"][side], metrics) for of, side in columns.values()))
+    return layout
 
 
 def _test_set(of: runs.Run, given: argparse.Namespace) -> tuple[str, Path]:
@@ -110,7 +110,7 @@ def _cell(score: Mapping[str, Any], metrics: Sequence[str]) -> str:
 
 
 def _caption(scores: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
-    lines = [" / ".join(f"{name}: {METRICS[name].meaning}" for name in metrics)]
+    lines = [f"{name}: {METRICS[name].meaning}" for name in metrics]
     for name, of in scores.items():
         for task, score in of["restored"].items():
             lines += [f"{name}: {n} images of {task} with infinite {m}, left out" for m, n in score["infinite"].items()]

@@ -41,20 +41,24 @@ def run(given: argparse.Namespace) -> int:
         return 2
     failures = []
     tiling = {name: getattr(given, name) for name in ("tile", "overlap", "batch")}
-    with Progress(console=Console(stderr=True)) as bar, precision(given.precision, torch.device(given.device)):
-        task = bar.add_task("restoring", total=len(files))
-        for index, (source, target) in enumerate(files):
+    try:
+        with Progress(console=Console(stderr=True)) as bar, precision(given.precision, torch.device(given.device)):
+            task = bar.add_task("restoring", total=len(files))
+            for index, (source, target) in enumerate(files):
 
-            def report(done: int, total: int, index: int = index) -> None:
-                bar.update(task, completed=index + done / total)
+                def report(done: int, total: int, index: int = index) -> None:
+                    bar.update(task, completed=index + done / total)
 
-            try:
-                restore_file(network, source, target, **tiling, progress=report)
-            except (OSError, ValueError) as error:
-                failures.append(f"{source}: {error}")
-            except torch.OutOfMemoryError:
-                failures.append(f"{source}: not enough memory on {given.device}; give a smaller --tile or --batch")
-            bar.update(task, completed=index + 1)
+                try:
+                    restore_file(network, source, target, **tiling, progress=report)
+                except (OSError, ValueError) as error:
+                    failures.append(f"{source}: {error}")
+                except torch.OutOfMemoryError:
+                    failures.append(f"{source}: not enough memory on {given.device}; give a smaller --tile or --batch")
+                bar.update(task, completed=index + 1)
+    except KeyboardInterrupt:
+        print(f"restore: interrupted; the pictures before {source} are restored", file=sys.stderr)
+        return 130
     print(f"restored {len(files) - len(failures)} of {len(files)} pictures: {given.output}")
     for failure in failures:
         print(f"restore: {failure}", file=sys.stderr)

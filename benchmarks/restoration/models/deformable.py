@@ -14,6 +14,8 @@ def modulated_deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Ten
     of mmcv and ``deform_conv2d`` of torchvision with stride 1, dilation 1, one group and no bias. Samples are bilinear,
     and zero outside ``x``. With zero offsets and a mask of ones it is :func:`torch.nn.functional.conv2d`.
 
+    The backward pass keeps 2 * kh * kw features for each of ``x``, where a fused operator samples them again.
+
     Args:
         x: Features [B, C, H, W].
         offset: Displacements in pixels [B, 2 * kh * kw, H', W']: (y, x) of one tap after the other, row by row.

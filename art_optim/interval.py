@@ -32,8 +32,8 @@ class Interval:
     Attributes:
         position: The number of calls since the last weighing; 0 only before the first call.
         measured: The tasks whose gradients have been measured since the last weighing.
-        tensors: ``total`` [2, K] float32, the sums of losses times samples and of samples over whole chunks of calls
-            since the last weighing; ``held`` [K] float32, the last weight of each task, NaN before its first.
+        total: [3, K] float32, what :meth:`_sums` adds up over whole chunks of calls since the last weighing.
+        held: [K] float32, the last weight of each task, NaN before its first.
     """
 
     def __init__(self, size: int, weighting: Weighting, num_tasks: int, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Interval:
         self._initial = weighting(equal, None, weighting.init(num_tasks, device))
         self._weights = self._initial
         self._pending: list[tuple[Tensor, Tensor | None]] = []
-        self.tensors = {"total": equal.new_zeros(2, num_tasks), "held": torch.full_like(equal, math.nan)}
+        self.total, self.held = equal.new_zeros(3, num_tasks), torch.full_like(equal, math.nan)
 
     def unmeasured(self, losses: TaskLosses) -> list[int]:
         """Return the tasks whose first loss of an interval is in the next call, this one's.
@@ -58,28 +58,31 @@ class Interval:
             given = losses.given or [task for task, count in enumerate(losses.counts.tolist()) if count > 0]
         return [task for task in given if begins or task not in self.measured]
 
-    def mean(self) -> tuple[Tensor, Tensor]:
-        """Return the mean losses [K] since the last weighing, and which tasks have one [K] bool.
+    def mean(self) -> tuple[Tensor, Present]:
+        """Return the mean losses [K] since the last weighing, and which tasks had one [K] bool; None is all.
 
-        The mean is over samples, where their number is known; a loss that is not finite is excluded.
+        The mean is over samples, where their number is known. A loss that is not finite is excluded; a task that has
+        no other has the mean NaN, and is weighed as with a loss that is not finite.
         """
-        sums, number = self._sums()
-        if self.size > _CHUNK:
-            sums, number = self.tensors["total"] + torch.stack([sums, number])
-        return sums / number, number > 0
+        losses, counts = self._stacked()
+        if counts is None and self.size <= _CHUNK:
+            usable = finite(losses)
+            return torch.where(usable, losses, 0.0).sum(0) / usable.sum(0), None
+        sums, number, all_of_them = self.total + _sums(losses, counts)
+        return sums / number, all_of_them > 0
 
     def begin(self, weights: Tensor, present: Present) -> None:
-        """Begin an interval with new weights for the present tasks."""
-        held = self.tensors["held"]
-        if present is None:
-            held.copy_(weights)
-        else:
-            torch.where(present, weights, held, out=held)
-        self.tensors["total"].zero_()
+        """Begin an interval with new weights for the present tasks; nothing may write to them."""
+        if self.size > _CHUNK:
+            self.total = torch.zeros_like(self.total)
         self._pending.clear()
         self.position = 0
         self.measured.clear()
-        self._hold()
+        if present is None:
+            self.held = self._weights = weights
+        else:
+            self.held = torch.where(present, weights, self.held)
+            self._spread()
 
     def add(self, losses: Tensor, counts: Tensor | None, present: Present) -> Tensor:
         """Count a call with these losses [K], and the numbers of samples behind them; None is 1 for all.
@@ -89,7 +92,7 @@ class Interval:
         self._pending.append((losses, counts))
         self.position += 1
         if len(self._pending) == _CHUNK and self.position < self.size:
-            self.tensors["total"].add_(torch.stack(self._sums()))
+            self.total = self.total + _sums(*self._stacked())
             self._pending.clear()
         return self.weights(present)
 
@@ -102,8 +105,8 @@ class Interval:
         if device == self._weights.device:
             return self
         moved = copy.copy(self)
-        moved.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        moved._initial, moved._weights = self._initial.to(device), self._weights.to(device)
+        for name in ("total", "held", "_initial", "_weights"):
+            setattr(moved, name, getattr(self, name).to(device))
         return moved
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,15 +114,15 @@ class Interval:
         return {"position": self.position, "measured": sum(1 << task for task in self.measured), **self.buffers()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; tensors stay where they are."""
+        """Take over a copy of what :meth:`state_dict` returned, on the device of this one."""
         self.position = state_dict["position"]
         self.measured = {task for task in range(len(self._weights)) if state_dict["measured"] >> task & 1}
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state_dict[name])
-        losses, counts = (state_dict[name].to(self._weights, copy=True) for name in ("losses", "counts"))
+        self.total, self.held, losses, counts = (
+            state_dict[name].to(self._initial, copy=True) for name in ("total", "held", "losses", "counts")
+        )
         pending = self.position % _CHUNK or (self.position == self.size) * _CHUNK
         self._pending = [*zip(losses, counts, strict=True)][:pending]
-        self._hold()
+        self._spread()
 
     def buffers(self) -> dict[str, Tensor]:
         """Return copies of the tensors, with the losses and counts of the last calls as rows of fixed matrices.
@@ -131,34 +134,41 @@ class Interval:
             losses, counts = self._stacked()
             rows[0, : len(losses)] = losses
             rows[1, : len(losses)] = 1.0 if counts is None else counts
-        copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        return {**copies, "losses": rows[0].clone(), "counts": rows[1].clone()}
+        losses, counts = rows
+        return {
+            "total": self.total.clone(),
+            "held": self.held.clone(),
+            "losses": losses.clone(),
+            "counts": counts.clone(),
+        }
 
     def reset(self) -> None:
         """Start afresh."""
         self.begin(torch.full_like(self._initial, math.nan), None)
+        self._spread()
 
-    def _hold(self) -> None:
+    def _spread(self) -> None:
         """Derive the weights of the calls to come: a task that has never been weighed has the mean of the others."""
-        held = self.tensors["held"]
-        weighed = held == held  # not NaN
-        known = torch.where(weighed, held, 0.0)
-        weights = torch.where(weighed, held, known.sum() / weighed.sum())
+        weighed = self.held == self.held  # not NaN
+        known = torch.where(weighed, self.held, 0.0)
+        weights = torch.where(weighed, self.held, known.sum() / weighed.sum())
         self._weights = torch.where(weights == weights, weights, self._initial)
-
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        """Return the sums [K] of losses times samples, and of samples, over the calls that are kept."""
-        losses, counts = self._stacked()
-        usable = finite(losses)
-        if counts is None:
-            return torch.where(usable, losses, 0.0).sum(0), usable.sum(0, dtype=losses.dtype)
-        return torch.where(usable, losses * counts, 0.0).sum(0), torch.where(usable, counts, 0.0).sum(0)
 
     def _stacked(self) -> tuple[Tensor, Tensor | None]:
         """Return the losses and the counts of the calls that are kept, [calls, K] float32; None where all are 1."""
-        like = self._weights
+        like = self._initial
         losses = torch.stack([values.to(like) for values, _ in self._pending])
         if all(counts is None for _, counts in self._pending):
             return losses, None
         ones = torch.ones_like(like)
         return losses, torch.stack([ones if counts is None else counts.to(like) for _, counts in self._pending])
+
+
+def _sums(losses: Tensor, counts: Tensor | None) -> Tensor:
+    """Return [3, K] the sums over calls [calls, K] of losses times samples, of their samples, and of all samples.
+
+    A loss that is not finite is left out of the first two.
+    """
+    counts = torch.ones_like(losses) if counts is None else counts
+    usable = finite(losses)
+    return torch.stack([torch.where(usable, losses * counts, 0.0), torch.where(usable, counts, 0.0), counts]).sum(1)

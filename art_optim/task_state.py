@@ -170,8 +170,8 @@ class TaskState:
             if measured:
                 self._gradients.measure(values, present, tensors, average, measured)
         if interval.position == interval.size:
-            mean, known = interval.mean()
-            interval.begin(self._rule(mean, known, tensors), known)
+            mean, present = interval.mean()
+            interval.begin(self._rule(mean, present, tensors), present)
         elif len(measured) > 1 and interval.position == 0:  # with gradients at hand, the first call has its own weights
             interval.begin(self.weighting(values.float(), present, tensors), present)
         interval.measured.update(measured)

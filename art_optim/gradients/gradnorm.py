@@ -159,7 +159,7 @@ class GradNorm(GradientWeighting):
         adam_step(state, "weight", norms * (scaled - target).sign(), usable, self.lr)
         moved = state["weight"].clamp(min=1e-3)
         after = torch.where(usable, moved, 0.0).sum()
-        state["weight"].copy_(torch.where(usable, moved * before / after, state["weight"]))
+        torch.where(usable, moved * before / after, state["weight"], out=state["weight"])
         state["initial"].copy_(initial)
         state["norm"].copy_(torch.where(finite(state["norm"]), state["norm"], -1.0))
         return weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Weighting
-from .functional import Present, among, finite, number_of, positive, relative_weights
+from .functional import LARGEST, Present, among, number_of, positive, relative_weights
 from .history import update_moments
 from .registry import register
 
@@ -32,8 +32,8 @@ class CoVWeighting(Weighting):
     - mean and standard deviation are over all earlier steps, this one excluded;
     - the sum is over the present tasks, so the weights sum to 1.
 
-    A task has weight :math:`1/K`, the mean of the others, until it has had two losses. A loss that is not positive, or
-    whose ratio is not finite, leaves the state unchanged.
+    A task has weight :math:`1/K`, the mean of the others, until it has had two losses. A loss that is not positive
+    leaves the state unchanged. A ratio counts as at most :math:`2^{62}`.
 
     Args:
         normalize: See :class:`Weighting`.
@@ -75,9 +75,9 @@ class CoVWeighting(Weighting):
         coefficient = (variance + 1e-8).sqrt() / mean
         weights = relative_weights(coefficient.log(), among(present, count > 1)) / number_of(present, losses)
 
-        ratio = torch.where(count > 0, losses / mean_loss, 1.0)
-        usable = positive(losses) & finite(ratio)
+        ratio = torch.where(count > 0, losses / mean_loss, 1.0).clamp(max=LARGEST)
+        usable = positive(losses)
         share = 1 / count.add_(usable)
         update_moments(ratio, usable, share, mean, variance)
-        mean_loss.copy_(torch.where(usable, mean_loss.lerp(losses, share), mean_loss))
+        torch.where(usable, mean_loss.lerp(losses, share), mean_loss, out=mean_loss)
         return weights

@@ -90,8 +90,8 @@ class DynamicWeightAverage(Weighting):
         total = state["total"] + torch.where(usable, losses, 0.0)
         count = state["count"] + usable
         ended = count == self.period
-        state["before"].copy_(torch.where(ended, state["last"], state["before"]))
-        state["last"].copy_(torch.where(ended, total, state["last"]))
+        torch.where(ended, state["last"], state["before"], out=state["before"])
+        torch.where(ended, total, state["last"], out=state["last"])
         state["total"].copy_(total.masked_fill(ended, 0))
         state["count"].copy_(count.masked_fill(ended, 0))
         return weights

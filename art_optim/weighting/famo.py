@@ -125,6 +125,6 @@ class FAMO(Weighting):
         # Adam would make a full step of a rounding error
         relative = torch.where(relative.abs() > 1e-5 * delta.abs().amax(), relative, 0.0)
         adam_step(state, "logits", z * relative, judged, self.lr, self.weight_decay)
-        state["gap"].copy_(torch.where(usable, gap, state["gap"]))
+        torch.where(usable, gap, state["gap"], out=state["gap"])
 
         return relative_weights(state["logits"] - gap.log(), usable) / number_of(present, losses)

@@ -59,18 +59,18 @@ def mean_elsewhere(weights: Tensor, usable: Tensor) -> Tensor:
 
 def finite(values: Tensor) -> Tensor:
     """Return which values are finite, [K] bool: of magnitude up to :data:`LARGEST`."""
-    return _within(values, LARGEST)
+    return _within(values, -LARGEST, LARGEST)
 
 
 def positive(values: Tensor) -> Tensor:
     """Return which values are positive and finite, [K] bool: from ``1 / LARGEST`` to :data:`LARGEST`."""
-    return finite_logarithm(values.log())
+    return _within(values, 1 / LARGEST, LARGEST)
 
 
 def finite_logarithm(logarithms: Tensor) -> Tensor:
     """:func:`positive`, given the logarithms of the values."""
-    return _within(logarithms, math.log(LARGEST))
+    return _within(logarithms, -math.log(LARGEST), math.log(LARGEST))
 
 
-def _within(values: Tensor, largest: float) -> Tensor:
-    return values.clamp(-largest, largest) == values  # faster than to compare a tensor with a number
+def _within(values: Tensor, smallest: float, largest: float) -> Tensor:
+    return values.clamp(smallest, largest) == values  # faster than to compare a tensor with a number

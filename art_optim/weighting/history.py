@@ -37,5 +37,5 @@ def update_moments(values: Tensor, usable: Tensor, share: Tensor, mean: Tensor, 
     :func:`~.functional.finite`.
     """
     difference = values - mean
-    variance.copy_(torch.where(usable, (1 - share) * (variance + share * difference.square()), variance))
-    mean.copy_(torch.where(usable, mean + share * difference, mean))
+    torch.where(usable, (1 - share) * (variance + share * difference.square()), variance, out=variance)
+    torch.where(usable, mean + share * difference, mean, out=mean)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .functional import finite
+from .functional import LARGEST
 
 
 def init_learned(name: str, start: float, num_tasks: int, device: torch.device | str | None) -> dict[str, Tensor]:
@@ -27,13 +27,13 @@ def adam_step(
     functional ``adam`` counts the steps of a tensor as a whole, so a task that was absent for a while would have the
     bias correction of the others, and its moments would have decayed.
 
-    A task whose gradient is not finite (see :func:`~.functional.finite`) does not move: the square of the gradient
-    would make its second moment infinite for the rest of the run. The gradients of tasks that do not move are ignored.
+    A gradient is clamped to the finite numbers (see :func:`~.functional.finite`): the square of a larger one would make
+    its second moment infinite for the rest of the run. The gradients of tasks that do not move are ignored.
     """
     beta1, beta2, eps = 0.9, 0.999, 1e-8
     if weight_decay != 0:
         gradient = gradient + weight_decay * state[name]
-    moving = moving & finite(gradient)
+    gradient = gradient.clamp(-LARGEST, LARGEST)
     step = state["step"] + 1
     exp_avg = state["exp_avg"].lerp(gradient, 1 - beta1)
     exp_avg_sq = state["exp_avg_sq"].lerp(gradient.square(), 1 - beta2)

@@ -100,7 +100,7 @@ class ReLoBRaLo(Weighting):
         balance = torch.where(usable, balance, state["balance"])
 
         for name, value in (("first", first), ("previous", losses), ("balance", balance)):
-            state[name].copy_(torch.where(usable, value, state[name]))
+            torch.where(usable, value, state[name], out=state[name])
         return sum_to_one(balance, present) * number_of(present, losses)
 
     def _against(self, reference: Tensor, losses: Tensor) -> Tensor:

@@ -77,5 +77,5 @@ class SoftAdapt(Weighting):
         previous = state["previous"]
         rate = losses / previous
         weights = relative_weights(self.beta * rate, positive(rate))
-        previous.copy_(torch.where(finite(losses), losses, previous))
+        torch.where(finite(losses), losses, previous, out=previous)
         return weights

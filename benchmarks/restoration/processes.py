@@ -53,12 +53,19 @@ class Group:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the processes of torchrun if it started this one; on CUDA each takes the device of its local rank."""
+    """Join the processes of torchrun if it started this one; on CUDA each takes the device of its local rank.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        place = torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:  # whichever the missing backend raises
+        raise ValueError(f"device is {device!r}, which is not here ({str(error).splitlines()[0]}); give cpu") from None
     if size == 1:
-        yield Group(0, 1, torch.device(device))
+        yield Group(0, 1, place)
         return
-    place = torch.device(device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)

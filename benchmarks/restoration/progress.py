@@ -42,7 +42,9 @@ class Progress:
             yield
             return
         if tensorboard:
-            self._writer = _writer(output / "tensorboard", done)
+            from torch.utils.tensorboard import SummaryWriter  # optional
+
+            self._writer = SummaryWriter(str(output / "tensorboard"), purge_step=done + 1)
         columns = (
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
@@ -117,13 +119,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--tensorboard was given, and tensorboard is not installed: pip install tensorboard, or leave it out"
-        ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -27,7 +27,7 @@ import art_optim
 from art_optim import EqualWeighting, TaskReweightedOptimizer, per_task_mean
 from benchmarks.machine import processor
 
-from . import data, layouts, metrics, models, processes, recipes, runs, samplers, weighting_names
+from . import data, layouts, models, processes, recipes, runs, samplers, weighting_names
 from .data import Batch
 from .degradations import to_uint8
 from .history import History
@@ -194,7 +194,7 @@ class Training:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; its optimizer is that of a stage, to be loaded once the stage is entered."""
+        """Go on from a checkpoint, but for its optimizer, which is there once a stage is entered."""
         self.network.load_state_dict(state["network"])
         self.step, self.skipped = state["step"], state["skipped"]
         if self.average is not None:
@@ -265,13 +265,15 @@ def train(config: Config, folder: Path, output: Path, execution: Execution, prog
     with processes.joined(execution.device) as group:
         pairs = layouts.read(config.setting, folder)
         identity = {**config.described(), "data": {"digest": layouts.digest(pairs)}}
+        loop = _Loop(config, execution, group, pairs, output, identity, progress)
         saved = runs.resume(output, identity, group.device)
         if saved is not None and runs.finished(output):
             progress.say(f"{output} is finished")
             return runs.load(output).config
-        loop = _Loop(config, execution, group, pairs, output, identity, progress)
+        loop.start(saved)
+        del saved  # as large as the training itself
         with _signals() as signals:
-            return loop.run(saved, signals)
+            return loop.run(signals)
 
 
 class _Loop:
@@ -293,33 +295,49 @@ class _Loop:
             self.training.optimizer_for(span)
         self.loaders = [self._loader(span) for span in self.spans]
         self.seconds, self.began, self.saved_at = 0.0, time.perf_counter(), time.perf_counter()
+        if group.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all patches are of one size
         self.test: list[Pair] = []
         if execution.validate_every:
             self.test = _some_a_task(layouts.read(config.setting, pairs.folder, "test"))
 
-    def run(self, saved: dict[str, Any] | None, signals: list[int]) -> dict[str, Any]:
-        config, training, group = self.config, self.training, self.group
+    def start(self, saved: dict[str, Any] | None) -> None:
+        """Begin the run, or go on from a checkpoint."""
+        config, training = self.config, self.training
         self.history = History(len(config.tasks))
         if saved is not None:
             self.history = History(len(config.tasks), self.output, saved["step"])
             self.seconds = runs.load(self.output).config["seconds"]
             training.load_state_dict(saved)
-            self.progress.say(f"going on after step {training.step} of {config.steps}")
-        elif group.first:
+        elif self.group.first:
             self.output.mkdir(parents=True, exist_ok=True)
             runs.write_json(self.output / runs.CONFIG, self._described())
+        span = next((span for span in self.spans if training.step < span.end), self.spans[-1])
+        training.enter(span)
+        if saved is not None and training.step > span.start:  # else it has the optimizer of the stage before
+            training.optimizer.load_state_dict(saved["optimizer"])
+        self.progress.say(
+            f"{config.model} of {config.scale} scale, {config.schedule} by {config.recipe.name}, {config.weighting}: "
+            f"{config.steps} steps of {config.batch} patches of {config.patch}"
+            + (f"; going on after step {training.step}" if saved else "")
+        )
+
+    def run(self, signals: list[int]) -> dict[str, Any]:
+        """Train to the end; return what ``run.json`` says."""
+        config, training, group = self.config, self.training, self.group
         every = max(1, config.steps // ROWS)
         with self.progress.over(config, training.step, self.output, self.execution.tensorboard):
             for span, loader in zip(self.spans, self.loaders, strict=True):
                 if training.step >= span.end:
                     continue
-                training.enter(span)
-                if saved is not None and training.step > span.start:
-                    training.optimizer.load_state_dict(saved["optimizer"])
+                if training.span is not span:
+                    training.enter(span)
                 for batch in loader(range(training.step, span.end)):
                     training.train(batch.to(group.device))
                     if training.step % every == 0 or training.step == config.steps:
-                        self.history.append(training.step, training.row())  # on every rank: it averages over them
+                        row = training.row()  # on every rank: it averages over them
+                        if group.first:
+                            self.history.append(training.step, row)
                     self.watch()
                     self.stop_at(signals)
         return self.save()
@@ -359,6 +377,8 @@ class _Loop:
     @torch.inference_mode()
     def validate(self) -> list[float]:
         """Return the mean PSNR of the first test images of each task, restored by the network as it would be saved."""
+        from .metrics import psnr  # its import takes as long as torch's
+
         network = models.create(self.config.model, self.config.scale).to(self.group.device)
         state = self.training.state_dict()
         network.load_state_dict(state.get("average", state["network"]))
@@ -367,7 +387,7 @@ class _Loop:
         for pair in self.test:
             degraded, clean = data.load(pair)
             restored = network(degraded[None].to(self.group.device) / 255)[0].cpu()
-            scores[pair.task].append(metrics.psnr(to_uint8(restored), clean))
+            scores[pair.task].append(psnr(to_uint8(restored), clean))
         return [float(np.mean(values)) for values in scores]
 
     def _loader(self, span: Span) -> Callable[[range], Iterator[Batch]]:

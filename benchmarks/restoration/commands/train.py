@@ -1,4 +1,12 @@
-"""Train a network, or go on training it."""
+"""Train a network, or go on training it.
+
+The paper's "-M", "-M + Art", "-S" and "-S + Art" are four runs with ``--setting multiple --model srresnet``::
+
+    --schedule mixed --weighting equal            --schedule mixed --weighting art
+    --schedule sequential --weighting equal       --schedule sequential --weighting art
+
+In sequential training Art weighs the last stage, the one with all tasks; the stages before have equal weights.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,7 @@ import argparse
 import os
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -55,6 +64,9 @@ def run(given: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
     console = Console() if int(os.environ.get("RANK", 0)) == 0 else None
     progress = Progress(console)
+    if given.tensorboard and find_spec("tensorboard") is None:
+        print("train: --tensorboard needs tensorboard: pip install tensorboard, or leave it out", file=sys.stderr)
+        return 2
     try:
         config = configure(given)
         execution = Execution(

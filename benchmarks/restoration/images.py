@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
     it has more bits than Pillow holds: more than 8 a channel in colour, 32 in grey. Of the pictures of an MPO file, a
     JPEG of some phones, the first is read.
 
-    A picture of 8-bit RGB takes 7 bytes a pixel while it is decoded, and 3 afterwards.
+    A picture of 8-bit RGB or CMYK takes 7 bytes a pixel while it is decoded, and 3 afterwards.
     """
     with _decoding(path) as image:
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
@@ -86,9 +86,9 @@ def read(path: str | os.PathLike[str]) -> Picture:
             image = image.convert("LA" if image.mode in ("L", "La") else "RGBA")
         alpha = None
         if "A" in image.getbands():
-            alpha = torch.from_numpy(_array(image.getchannel("A"), orientation))
+            alpha = torch.from_numpy(_array(image, lambda strip: strip.getchannel("A"), 1, orientation))
         grey = image.mode in ("1", "L", "LA")
-        array = torch.from_numpy(_array(_in_srgb(image, grey), orientation))
+        array = torch.from_numpy(_array(image, lambda strip: _in_srgb(strip, grey), 1 if grey else 3, orientation))
         return Picture(array.expand(3, -1, -1) if grey else array.permute(2, 0, 1), grey, alpha)
 
 
@@ -186,7 +186,7 @@ def _in_srgb(image: Image.Image, grey: bool) -> Image.Image:
         with suppress(ImageCms.PyCMSError):
             source, srgb = ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
             if image.mode in ("RGB", "RGBA"):
-                ImageCms.profileToProfile(image, source, srgb, inPlace=True)  # saves a copy of the picture
+                ImageCms.profileToProfile(image, source, srgb, inPlace=True)
             else:
                 image = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
     if grey:
@@ -194,17 +194,19 @@ def _in_srgb(image: Image.Image, grey: bool) -> Image.Image:
     return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
 
 
-def _array(image: Image.Image, orientation: int) -> np.ndarray:
-    """``np.array(image)`` without alpha, upright: uint8 [H, W] or [H, W, 3].
+def _array(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image], bands: int, orientation: int
+) -> np.ndarray:
+    """``np.array(convert(image))``, its first 1 or 3 bands and upright: uint8 [H, W] or [H, W, 3].
 
-    It goes by strips, as np.array takes three copies of the picture for a moment, and turning it another one.
+    It goes by strips, as each of the steps would take a copy of the picture, and np.array three for a moment.
     """
     width, height = image.size
     sides = (width, height) if orientation >= 5 else (height, width)
-    array = np.empty(sides if image.mode == "L" else (*sides, 3), np.uint8)
+    array = np.empty(sides if bands == 1 else (*sides, bands), np.uint8)
     as_stored = _upright(array, {6: 8, 8: 6}.get(orientation, orientation))
     rows = max(1, 2**22 // width)
     for top in range(0, height, rows):
-        strip = np.asarray(image.crop((0, top, width, min(top + rows, height))))
-        as_stored[top : top + rows] = strip[..., :3] if array.ndim == 3 else strip
+        strip = np.asarray(convert(image.crop((0, top, width, min(top + rows, height)))))
+        as_stored[top : top + rows] = strip[..., :3] if bands == 3 else strip
     return array

@@ -431,6 +431,8 @@ def test_more_pixels_than_pillow_allows_unless_told(tmp_path):
 def test_strips_cover_the_picture():
     """Two strips and a part of one."""
     values = np.arange(2500 * 4000, dtype=np.uint8).reshape(2500, 4000)[..., None] * np.array([1, 3, 7], np.uint8)
-    assert np.array_equal(images._array(Image.fromarray(values), 1), values)
-    assert np.array_equal(images._array(Image.fromarray(values[..., 0]), 1), values[..., 0])
-    assert np.array_equal(images._array(Image.fromarray(values), 6), np.rot90(values, -1))
+    image = Image.fromarray(values)
+    for number, turns in ((1, 0), (6, -1)):
+        assert np.array_equal(images._array(image, Image.Image.copy, 3, number), np.rot90(values, turns))
+        red = images._array(image, lambda strip: strip.getchannel(0), 1, number)
+        assert np.array_equal(red, np.rot90(values[..., 0], turns))

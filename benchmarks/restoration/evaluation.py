@@ -25,6 +25,8 @@ from .restoring import check_tiling, restore_tensor
 CSV, PARTIAL, JSON, PICTURES = "scores.csv", "scores.partial.csv", "scores.json", "pictures"
 KINDS = ("degraded", "restored", "clean")
 CROP = 320
+NAMED = 10
+"""How many images that could not be scored are named."""
 
 Row = dict[str, str]
 
@@ -107,13 +109,13 @@ def evaluate(
             if progress is not None:
                 progress(index + 1, len(pairs))
     if failures:
+        more = f"\nand {len(failures) - NAMED} more" if len(failures) > NAMED else ""
         raise ValueError(
             f"{len(failures)} of {len(pairs)} images could not be scored, the others are in {folder / PARTIAL}; "
-            "repair or remove these, then evaluate again:\n" + "\n".join(failures)
+            "repair or remove these, then evaluate again:\n" + "\n".join(failures[:NAMED]) + more
         )
-    for path in set((folder / PICTURES).glob("*/*.png")) - {
-        _picture(stem, kind) for stem in shown.values() for kind in KINDS
-    }:
+    written = {_picture(stem, kind) for stem in shown.values() for kind in KINDS}
+    for path in set((folder / PICTURES).glob("*/*.png")) - written:
         path.unlink()
     scores = {"identity": dict(identity), **summarise(rows, metrics)}
     _write(folder / CSV, fields, rows)

@@ -176,6 +176,11 @@ def test_a_file_that_fails_is_named_and_the_others_are_scored(pairs, run):
     assert network.calls == 4
 
 
+def test_a_network_that_fails_everywhere_is_reported_in_brief(pairs, run):
+    with pytest.raises(ValueError, match=r"(?s)11 of 11 images could not be scored.*not finite.*and 1 more$"):
+        evaluate(nn.Threshold(1.0, float("nan")), pairs, run, identity={})
+
+
 def test_pictures_are_spread_over_a_task_and_show_its_middle(pairs, run):
     evaluate(Network(), pairs, run, identity={}, pictures=2)
     stems = {"rain/0", "rain/1", "haze/0_1_0.2", "haze/1_1_0.2", "noise/0-sigma15", "noise/1-sigma15"}

@@ -321,7 +321,7 @@ def test_the_command_restores_a_folder_but_for_what_fails(run, tmp_path, capsys)
     assert main(command) == 1
     printed = capsys.readouterr()
     assert "restored 3 of 4 pictures" in printed.out
-    assert printed.err.count("deep/bad.png") >= 1
+    assert f"restore: picture {str(source / 'deep' / 'bad.png')!r} cannot be read" in printed.err
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == {"a.png", "deep/b.png", "c.png"}
     (source / "deep" / "bad.png").unlink()

@@ -52,7 +52,7 @@ def run(given: argparse.Namespace) -> int:
                 try:
                     restore_file(network, source, target, **tiling, progress=report)
                 except (OSError, ValueError) as error:
-                    failures.append(f"{source}: {error}")
+                    failures.append(str(error) if str(source) in str(error) else f"{source}: {error}")
                 except torch.OutOfMemoryError:
                     failures.append(f"{source}: not enough memory on {given.device}; give a smaller --tile or --batch")
                 bar.update(task, completed=index + 1)

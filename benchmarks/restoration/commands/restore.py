@@ -23,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output", type=Path, metavar="OUTPUT", help="a folder; for one picture, a .png or .tif file, too"
     )
-    parser.add_argument("--tile", type=int, default=512, metavar="N", help="side of the tiles of larger pictures (512)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=512,
+        metavar="N",
+        help="side of the tiles of larger pictures, each of which the network sees alone (512)",
+    )
     parser.add_argument("--overlap", type=int, default=32, metavar="N", help="pixels that tiles share (32)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="tiles at once (1)")
     parser.add_argument("--device", default="cpu", help="e.g. cuda")

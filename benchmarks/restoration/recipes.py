@@ -92,7 +92,8 @@ class Recipe:
     - ``schedules``: the schedules that it is the default for;
     - ``optimizer``: a class of ``torch.optim`` by ``name``, and its arguments beside the learning rate;
     - ``loss``: of a sample, the mean of ``"l1"`` or ``"smooth-l1"`` over pixels and channels;
-    - ``sampler``: by setting, arguments of :func:`.samplers.create`; ``"default"`` for settings that are not named;
+    - ``sampler``: by setting, arguments of :func:`.samplers.create`, or ``"default"`` for settings that are not named;
+      instead of the factors of oversampling it has the tasks' ``shares`` of the samples;
     - ``average``: the decay of the moving average of the parameters, by which the network is judged; 0 without one;
     - ``order``: of the tasks in sequential training; tasks that are not named enter last.
     """
@@ -178,6 +179,17 @@ def spans(recipe: Recipe, schedule: Schedule, tasks: Sequence[str], steps: int) 
             divided.append(Span(stage, names, start, end, iterations, weighed))
         start = end
     return divided
+
+
+def factors(shares: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, int]:
+    """Return how often each sample of a task has to come, given their numbers, for tasks to have about their shares.
+
+    Example:
+        >>> factors({"rain": 24_000, "haze": 72_135}, {"rain": 200, "haze": 72_135})
+        {'rain': 120, 'haze': 1}
+    """
+    often = {task: shares[task] / count for task, count in counts.items()}
+    return {task: round(value / min(often.values())) for task, value in often.items()}
 
 
 @cache

@@ -163,7 +163,9 @@ class Training:
         self.optimizer.step(losses, scaler=self.scaler)
         self.skipped += self.optimizer.skipped - skipped
         if self.scaler is not None:
+            scale = self.scaler.get_scale()
             self.scaler.update()
+            self.skipped += self.scaler.get_scale() < scale
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
@@ -392,6 +394,10 @@ class _Loop:
 
     def _loader(self, span: Span) -> Callable[[range], Iterator[Batch]]:
         config, group = self.config, self.group
+        given = config.sampler
+        if "shares" in given:
+            counts = np.bincount(self.pairs.task_ids, minlength=len(config.tasks)).tolist()
+            given["factors"] = recipes.factors(given.pop("shares"), dict(zip(config.tasks, counts, strict=True)))
         sampler = samplers.create(
             pairs=self.pairs,
             batch=config.batch,
@@ -399,7 +405,7 @@ class _Loop:
             tasks=span.tasks,
             rank=group.rank,
             world=group.size,
-            **config.sampler,
+            **given,
         )
         key = bool(span.stage.contrast)
         return lambda steps: data.loader(

@@ -381,7 +381,8 @@ def test_a_compiled_network_is_saved_by_its_own_names(config, folder, tmp_path, 
     runs.load(tmp_path).network()
 
 
-def test_steps_without_finite_gradients_are_left_out_and_counted(config, folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_steps_without_finite_gradients_are_left_out_and_counted(folder, tmp_path, monkeypatch, capsys, precision):
     original = training.sample_losses
 
     def faulty(model, *given):
@@ -391,7 +392,7 @@ def test_steps_without_finite_gradients_are_left_out_and_counted(config, folder,
 
     calls: list[None] = []
     monkeypatch.setattr(training, "sample_losses", faulty)
-    assert main(arguments(folder, tmp_path, steps=STEPS)) == 0
+    assert main(arguments(folder, tmp_path, steps=8, precision=precision)) == 0
     assert "2 steps were left out" in capsys.readouterr().out
     assert runs.load(tmp_path).config["skipped"] == 2
     assert all(value.isfinite().all() for value in state(tmp_path)[0]["network"].values())

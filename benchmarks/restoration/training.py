@@ -151,9 +151,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.span.learning_rate(self.step)
         degraded = batch.degraded.contiguous(memory_format=self.memory_format)
-        with torch.autocast(
-            self.group.device.type, self.dtype, enabled=self.scaler is not None or self.dtype.itemsize < 4
-        ):
+        with torch.autocast(self.group.device.type, self.dtype, enabled=self.dtype != torch.float32):
             per_sample, restored = sample_losses(
                 self.model, degraded, batch.clean, batch.key, self.span.stage, LOSSES[self.config.recipe.loss]
             )
@@ -274,7 +272,7 @@ def train(config: Config, folder: Path, output: Path, execution: Execution, prog
             return runs.load(output).config
         loop.start(saved)
         del saved  # as large as the training itself
-        with _signals() as signals:
+        with _signals(once=group.size == 1) as signals:
             return loop.run(signals)
 
 
@@ -457,14 +455,19 @@ def _some_a_task(pairs: Pairs, number: int = 4) -> list[Pair]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, to end between two steps; the second of a kind ends the process as usual."""
+def _signals(once: bool) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, to end between two steps.
+
+    ``once``: another of the same ends the process as usual. Else it does not: torchrun hands on to its processes an
+    interrupt that the terminal has sent to them already.
+    """
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: Any) -> None:
         came.append(number)
-        signal.signal(number, before[number])
+        if once:
+            signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, note)

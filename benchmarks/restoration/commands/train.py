@@ -33,31 +33,31 @@ SIZES = {"tiny": (4, 32, 200), "small": (16, 64, 20_000)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("--setting", choices=layouts.SETTINGS, required=True, help="the tasks, and their folders")
-    parser.add_argument("--model", choices=models.available(), required=True, help="the network")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the setting's folder, as prepared")
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run's folder; goes on if begun")
-    weightings = "art, equal, art:temperature=1, fixed-at:RUN for that run's average weights, ..."
-    parser.add_argument("--weighting", default="art", metavar="NAME", help=weightings)
-    parser.add_argument("--interval", type=_count, default=1, metavar="N", help="weigh once in N steps")
-    parser.add_argument("--schedule", choices=get_args(Schedule), default="mixed", help="how the tasks enter")
-    parser.add_argument("--recipe", metavar="NAME", help=f"{', '.join(recipes.available())}, or a file; of the model")
-    parser.add_argument("--scale", choices=models.SCALES, default="paper", help="of network, batch, patch and steps")
-    parser.add_argument("--steps", type=_count, metavar="N", help="length of the run; the recipe keeps its proportions")
-    parser.add_argument("--batch", type=_count, metavar="N", help="samples a step, of all processes together")
-    parser.add_argument("--patch", type=_count, metavar="N", help="side of the patches")
-    parser.add_argument("--sampler", choices=[k for k in samplers.KINDS if k != "oversampling"], help="who comes when")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial network and the samples")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
-    parser.add_argument("--device", default="cpu", help="e.g. cuda")
-    parser.add_argument("--channels-last", action="store_true", help="lay images out with their channels last")
-    parser.add_argument("--compile", action="store_true", help="compile the network")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images; 0: this one")
-    parser.add_argument("--save-every", type=_count, metavar="N", help="steps from a checkpoint to the next; 5 minutes")
-    parser.add_argument(
-        "--validate-every", type=_count, metavar="N", help="steps from a look at test images to the next"
-    )
-    parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard as well")
+    known = ", ".join(recipes.available())
+    add = parser.add_argument
+    add("--setting", choices=layouts.SETTINGS, required=True, help="the tasks, and the layout of their folder")
+    add("--model", choices=models.available(), required=True, help="the network")
+    add("--data", type=Path, required=True, metavar="DIR", help="the setting's folder, e.g. as prepare writes it")
+    add("--output", type=Path, required=True, metavar="RUN", help="the run's folder; a run in it goes on")
+    add("--weighting", default="art", metavar="NAME", help="art, equal, art:temperature=1, fixed-at:RUN, ...")
+    add("--interval", type=_count, default=1, metavar="N", help="steps from one weighing to the next (default: 1)")
+    add("--schedule", choices=get_args(Schedule), default="mixed", help="all tasks at once, or one after the other")
+    add("--recipe", metavar="NAME", help=f"{known}, or a TOML file (default: that of the model and schedule)")
+    add("--scale", choices=models.SCALES, default="paper", help="of the network, and of steps, batch and patch")
+    add("--steps", type=_count, metavar="N", help="length of the run, in which the recipe keeps its proportions")
+    add("--batch", type=_count, metavar="N", help="samples of a step, over all processes")
+    add("--patch", type=_count, metavar="N", help="side of the patches in pixels")
+    kinds = [kind for kind in samplers.KINDS if kind != "oversampling"]
+    add("--sampler", choices=kinds, help="how tasks share the batches (default: the recipe's)")
+    add("--seed", type=int, default=0, metavar="N", help="of the initial network and of the samples (default: 0)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic (default: fp32)")
+    add("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    add("--channels-last", action="store_true", help="channels-last memory format; on a CPU a fifth faster")
+    add("--compile", action="store_true", help="compile the network")
+    add("--workers", type=int, default=0, metavar="N", help="processes that load images (default: this one does)")
+    add("--save-every", type=_count, metavar="N", help="steps between checkpoints (default: one in five minutes)")
+    add("--validate-every", type=_count, metavar="N", help="steps between looks at test images (default: none)")
+    add("--tensorboard", action="store_true", help="write RUN/tensorboard as well")
 
 
 def run(given: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from . import runs
 from .evaluation import JSON
@@ -112,13 +113,14 @@ def _commands(
 def _side_by_side(work: Iterable[Commands], jobs: int, advance: Callable[[Path], None]) -> None:
     stopped: list[Path] = []
     processes: set[subprocess.Popen[bytes]] = set()
+    lock = Lock()  # no process starts once those that run have been told to stop
 
     def make(run: Path, commands: list[list[str]]) -> None:
         run.mkdir(parents=True, exist_ok=True)
         for command in commands:
-            if stopped:
-                return
-            with (run / LOG).open("ab") as log:
+            with (run / LOG).open("ab") as log, lock:
+                if stopped:
+                    return
                 # A session of its own: an interrupt of the terminal is for this process, which passes it on.
                 process = subprocess.Popen(
                     command,
@@ -128,8 +130,8 @@ def _side_by_side(work: Iterable[Commands], jobs: int, advance: Callable[[Path],
                     start_new_session=True,
                 )
                 processes.add(process)
-                status = process.wait()
-                processes.remove(process)
+            status = process.wait()
+            processes.remove(process)
             if status:
                 stopped.append(run)
                 return
@@ -141,9 +143,10 @@ def _side_by_side(work: Iterable[Commands], jobs: int, advance: Callable[[Path],
             for done in waiting:
                 done.result()
         except BaseException:
-            stopped.append(Path())
-            for process in [*processes]:
-                process.send_signal(signal.SIGINT)  # it saves a checkpoint
+            with lock:
+                stopped.append(Path())
+                for process in [*processes]:
+                    process.send_signal(signal.SIGINT)  # it saves a checkpoint
             raise
     if stopped:
         raise RuntimeError(f"{stopped[0]} failed; its {LOG} says why: mend it, and give the same command again")

@@ -214,7 +214,7 @@ def _method(run: FinishedRun, group: Sequence[FinishedRun]) -> str:
         return run.method
     weights = create(run.config["weighting"]).for_tasks(run.tasks).init(len(run.tasks))["weights"].double().numpy()
     distances = [
-        (float(np.abs(average_weights(*other.history()[1:]) - weights / weights.sum()).max()), other.method)
+        (float(np.abs([*average_weights(other.folder).values()] - weights / weights.sum()).max()), other.method)
         for other in group
         if not other.is_fixed
     ]

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -115,6 +119,25 @@ class Recipe:
     def steps(self) -> int:
         """The iterations of the published training."""
         return sum(stage.steps for stage in self.stages)
+
+    def make_optimizer(self, parameters: Iterable[Tensor], lr: float) -> Optimizer:
+        """Construct the optimizer.
+
+        Raises:
+            ValueError: There is no such class, or it does not take these arguments.
+        """
+        given = dict(self.optimizer)
+        kind = getattr(torch.optim, str(given.pop("name", None)), None)
+        try:
+            if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+                raise TypeError("no such class")
+            made: Optimizer = kind(parameters, lr=lr, **given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"recipe {self.name!r} has the optimizer {dict(self.optimizer)} ({error}); give the name of a class of "
+                "torch.optim, and arguments that it takes"
+            ) from None
+        return made
 
     def described(self) -> dict[str, Any]:
         """Return what a run depends on, as JSON has it."""
@@ -262,6 +285,7 @@ def read(path: Path) -> Recipe:
     ):
         if value not in choices:
             raise ValueError(f"recipe {path} has the {what} {value!r}; choose one of {', '.join(choices)}")
+    recipe.make_optimizer([torch.zeros(1, requires_grad=True)], lr=1e-3)
     return recipe
 
 

@@ -126,9 +126,9 @@ class Training:
 
     def optimizer_for(self, span: Span) -> TaskReweightedOptimizer:
         """Return a new optimizer of a stage."""
-        config, given = self.config, dict(self.config.recipe.optimizer)
+        config = self.config
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        inner = getattr(torch.optim, given.pop("name"))(parameters, lr=span.learning_rate(span.start), **given)
+        inner = config.recipe.make_optimizer(parameters, lr=span.learning_rate(span.start))
         equal = EqualWeighting(normalize="mean")
         return TaskReweightedOptimizer(
             inner,

@@ -90,32 +90,37 @@ def resolve(text: str) -> str:
     missing = [name for name in ("run.json", "history.npz") if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"weighting {text!r}: {folder} has no {missing[0]}; give the folder of a run that was trained")
-    config = json.loads((folder / "run.json").read_text())
-    if not config["finished"]:
+    if not json.loads((folder / "run.json").read_text())["finished"]:
         raise ValueError(
             f"weighting {text!r}: that run is not finished; an average is over all of a run: finish it first"
         )
-    with np.load(folder / "history.npz") as history:
-        average = average_weights(history["losses"], history["weights"])
-    weights = ",".join(f"{task}={weight:.6g}" for task, weight in zip(config["tasks"], average, strict=True))
+    weights = ",".join(f"{task}={weight:.6g}" for task, weight in average_weights(folder).items())
     return canonical(f"{FIXED}:{weights}")
 
 
-def average_weights(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average the weights [S, K] over the steps in which a task has a loss (NaN where absent): [K], sum 1.
+def average_weights(run: Path) -> dict[str, float]:
+    """Average the weights of a finished run, of sum 1.
+
+    The average of a task is over the steps that have a loss of it, in the stages that the method weighed: a sequential
+    training begins with others.
 
     Raises:
-        ValueError: A task has no loss in any step.
+        ValueError: A task has no loss in any of these steps.
     """
-    present = np.isfinite(losses)
+    config = json.loads((run / "run.json").read_text())
+    with np.load(run / "history.npz") as history:
+        steps, losses, weights = (history[name] for name in ("steps", "losses", "weights"))
+    spans = [span for span in config["spans"] if span["weighed"]]
+    weighed = np.any([(span["start"] < steps) & (steps <= span["end"]) for span in spans], axis=0)
+    present = np.isfinite(losses) & weighed[:, None]
     counts = present.sum(axis=0)
     if not counts.all():
         raise ValueError(
-            f"the history of {len(losses)} steps has no loss of task {int(counts.argmin())}; an average weight wants "
-            "every task: train longer"
+            f"the history of {run} has no loss of task {config['tasks'][int(counts.argmin())]!r} where it weighs; an "
+            "average weight wants every task: train longer"
         )
     average = np.where(present, weights, 0).sum(axis=0, dtype=np.float64) / counts
-    return average / average.sum()
+    return dict(zip(config["tasks"], (average / average.sum()).tolist(), strict=True))
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:

@@ -34,6 +34,7 @@ def make(tmp_path):
             **{"setting": "multiple", "model": "srresnet", "scale": "tiny", "interval": 1, "schedule": "mixed"},
             **{"steps": STEPS, "batch": 4, "patch": 32, "recipe": "srresnet", "optimizer": {"lr": 2e-4}, "loss": "l1"},
             **{"data": {"folder": "somewhere", "digest": "abc"}, "finished": True, "parameters": 1234567},
+            "spans": [{"start": 0, "end": 10 * STEPS, "weighed": True}],
             "machine": {"processor": "a processor", "device": "cpu"},
         }
         config = {**standard, "weighting": weighting, "seed": seed, **config}

@@ -16,10 +16,11 @@ TASKS = ["rain", "haze"]
 def run(tmp_path):
     folder = tmp_path / "a run, seed=0"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"tasks": TASKS, "finished": True}))
-    losses = np.array([[0.1, 0.2], [0.1, np.nan], [0.1, 0.2]], np.float32)
-    weights = np.array([[0.4, 0.6], [1.0, 0.0], [0.1, 0.9]], np.float32)
-    np.savez(folder / "history.npz", steps=np.arange(3), losses=losses, weights=weights)
+    spans = [{"start": 0, "end": 1, "weighed": False}, {"start": 1, "end": 4, "weighed": True}]
+    (folder / "run.json").write_text(json.dumps({"tasks": TASKS, "finished": True, "spans": spans}))
+    losses = np.array([[0.1, 0.2], [0.1, 0.2], [0.1, np.nan], [0.1, 0.2]], np.float32)
+    weights = np.array([[0.9, 0.1], [0.4, 0.6], [1.0, 0.0], [0.1, 0.9]], np.float32)
+    np.savez(folder / "history.npz", steps=np.arange(1, 5), losses=losses, weights=weights)
     return folder
 
 
@@ -90,5 +91,11 @@ def test_fixed_at_wants_a_whole_run(run, tmp_path):
         resolve(f"fixed-at:{run}")
     with pytest.raises(ValueError, match=r"has no run\.json; give the folder of a run"):
         resolve(f"fixed-at:{tmp_path}")
-    with pytest.raises(ValueError, match="no loss of task 1"):
-        average_weights(np.array([[0.1, np.nan]]), np.array([[1.0, 0.0]]))
+
+
+def test_an_average_wants_a_loss_of_every_task(run):
+    losses = np.full((4, 2), np.nan, np.float32)
+    losses[1:, 0] = losses[0, 1] = 0.1
+    np.savez(run / "history.npz", steps=np.arange(1, 5), losses=losses, weights=np.ones((4, 2), np.float32))
+    with pytest.raises(ValueError, match=f"no loss of task {TASKS[1]!r} where it weighs"):
+        average_weights(run)

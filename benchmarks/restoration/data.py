@@ -59,12 +59,16 @@ class Patches(Dataset):  # type: ignore[type-arg]
 
     A picture smaller than the patch is continued at its right and bottom by its mirror image, as IDR means to; MiOIR,
     AirNet and PromptIR stop with an error, and TransWeather stretches the picture.
+
+    With ``shuffle_colours`` the channels of a patch come in an order drawn at random: of a handful of photographs a
+    network would otherwise learn the colours by heart.
     """
 
-    def __init__(self, pairs: Pairs, patch: int, seed: int, key: bool = False) -> None:
+    def __init__(self, pairs: Pairs, patch: int, seed: int, key: bool = False, shuffle_colours: bool = False) -> None:
         if patch < 1:
             raise ValueError(f"patch is {patch}; it must be a positive number of pixels: give e.g. 128")
         self.pairs, self.patch, self.seed, self.key = pairs, patch, seed, key
+        self.shuffle_colours = shuffle_colours
 
     def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
         """Return the degraded and the clean patch, uint8 [P, P, 3], the task and the key."""
@@ -86,6 +90,10 @@ class Patches(Dataset):  # type: ignore[type-arg]
             key = None
             if self.key:
                 key = add_noise(self._cut(degraded, *self._place(degraded, generator)), pair.sigma, generator)
+        if self.shuffle_colours:
+            order = generator.permutation(3)
+            patch, clean_patch = patch[..., order], clean_patch[..., order]
+            key = None if key is None else key[..., order]
         return patch, clean_patch, pair.task, key
 
     def _place(self, image: Image.Image, generator: Generator) -> tuple[tuple[int, int, int, int], int]:
@@ -127,7 +135,14 @@ def load(pair: Pair, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def loader(
-    pairs: Pairs, sampler: Sampler, patch: int, steps: range, *, key: bool = False, workers: int = 0
+    pairs: Pairs,
+    sampler: Sampler,
+    patch: int,
+    steps: range,
+    *,
+    key: bool = False,
+    shuffle_colours: bool = False,
+    workers: int = 0,
 ) -> DataLoader[Batch]:
     """Return a loader of the steps' batches, this process's slice of each.
 
@@ -136,7 +151,7 @@ def loader(
     end with it.
     """
     return DataLoader(
-        Patches(pairs, patch, sampler.seed, key),
+        Patches(pairs, patch, sampler.seed, key, shuffle_colours),
         batch_sampler=Steps(sampler, steps),
         collate_fn=_collate,
         num_workers=workers,

@@ -99,7 +99,8 @@ class Recipe:
     - ``sampler``: by setting, arguments of :func:`.samplers.create`, or ``"default"`` for settings that are not named;
       instead of the factors of oversampling it has the tasks' ``shares`` of the samples;
     - ``average``: the decay of the moving average of the parameters, by which the network is judged; 0 without one;
-    - ``order``: of the tasks in sequential training; tasks that are not named enter last.
+    - ``order``: of the tasks in sequential training; tasks that are not named enter last;
+    - ``shuffle_colours``: whether patches come with their channels in any order, see :class:`.data.Patches`.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     average: float = 0.0
     order: tuple[str, ...] = field(default=())
+    shuffle_colours: bool = False
 
     @property
     def steps(self) -> int:

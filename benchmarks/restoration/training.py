@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import art_optim
 from art_optim import EqualWeighting, TaskReweightedOptimizer, per_task_mean
@@ -77,6 +78,8 @@ class Config:
         given = {**asdict(self), "weighting": weighting_names.canonical(self.weighting), "recipe": self.recipe.name}
         recipe = self.recipe.described()
         own = {key: recipe[key] for key in ("optimizer", "loss", "average", "stages", "order")}
+        if self.recipe.shuffle_colours:
+            own["shuffle_colours"] = True
         return {**given, "tasks": list(self.tasks), "sampler": self.sampler, **own}
 
 
@@ -276,6 +279,31 @@ def train(config: Config, folder: Path, output: Path, execution: Execution, prog
             return loop.run(signals)
 
 
+def loader(
+    config: Config, span: Span, pairs: Pairs, group: Group, workers: int
+) -> Callable[[range], DataLoader[Batch]]:
+    """Return what makes a loader of this process's part of the batches of a range of a span's steps.
+
+    Raises:
+        ValueError: The batch or the sampler does not fit.
+    """
+    given = config.sampler
+    if "shares" in given:
+        counts = np.bincount(pairs.task_ids, minlength=len(config.tasks)).tolist()
+        given["factors"] = recipes.factors(given.pop("shares"), dict(zip(config.tasks, counts, strict=True)))
+    sampler = samplers.create(
+        pairs=pairs,
+        batch=config.batch,
+        seed=config.seed,
+        tasks=span.tasks,
+        rank=group.rank,
+        world=group.size,
+        **given,
+    )
+    options = {"key": bool(span.stage.contrast), "shuffle_colours": config.recipe.shuffle_colours}
+    return lambda steps: data.loader(pairs, sampler, config.patch, steps, **options, workers=workers)
+
+
 class _Loop:
     def __init__(
         self,
@@ -293,7 +321,7 @@ class _Loop:
         self.spans = recipes.spans(config.recipe, config.schedule, config.tasks, config.steps)
         for span in self.spans:  # refuses what does not fit before anything starts
             self.training.optimizer_for(span)
-        self.loaders = [self._loader(span) for span in self.spans]
+        self.loaders = [loader(config, span, pairs, group, execution.workers) for span in self.spans]
         self.seconds, self.began, self.saved_at = 0.0, time.perf_counter(), time.perf_counter()
         if group.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all patches are of one size
@@ -389,26 +417,6 @@ class _Loop:
             restored = network(degraded[None].to(self.group.device) / 255)[0].cpu()
             scores[pair.task].append(psnr(to_uint8(restored), clean))
         return [float(np.mean(values)) for values in scores]
-
-    def _loader(self, span: Span) -> Callable[[range], Iterator[Batch]]:
-        config, group = self.config, self.group
-        given = config.sampler
-        if "shares" in given:
-            counts = np.bincount(self.pairs.task_ids, minlength=len(config.tasks)).tolist()
-            given["factors"] = recipes.factors(given.pop("shares"), dict(zip(config.tasks, counts, strict=True)))
-        sampler = samplers.create(
-            pairs=self.pairs,
-            batch=config.batch,
-            seed=config.seed,
-            tasks=span.tasks,
-            rank=group.rank,
-            world=group.size,
-            **given,
-        )
-        key = bool(span.stage.contrast)
-        return lambda steps: data.loader(
-            self.pairs, sampler, config.patch, steps, key=key, workers=self.execution.workers
-        )
 
     def _described(self) -> dict[str, Any]:
         step = self.training.step

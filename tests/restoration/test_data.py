@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,24 @@ def test_number_of_workers_changes_nothing(pairs):
 def test_resuming_changes_nothing(pairs):
     whole = batches(pairs, range(6), key=True)
     assert all(map(equal, batches(pairs, range(4, 6), key=True), whole[4:]))
+
+
+def test_shuffled_colours_come_in_one_order_a_sample(pairs):
+    sampler = samplers.create("balanced", pairs, 6, seed=3, tasks=["rain"])
+    plain, shuffled = (
+        next(iter(loader(pairs, sampler, 16, range(1), key=True, shuffle_colours=shuffle))) for shuffle in (False, True)
+    )
+    orders = []
+    for sample in range(6):
+        [order] = [
+            list(order)
+            for order in permutations(range(3))
+            if torch.equal(shuffled.clean[sample], plain.clean[sample][list(order)])
+        ]
+        assert torch.equal(shuffled.degraded[sample], plain.degraded[sample][order])
+        assert torch.equal(shuffled.key[sample], plain.key[sample][order])
+        orders.append(order)
+    assert any(order != orders[0] for order in orders)
 
 
 def test_ranks_share_the_batch(pairs):

@@ -19,32 +19,45 @@ CROP = 200  # pixels
 
 
 def draw_curves(arena: Arena, output: Path) -> Iterator[str]:
-    """Draw the losses and weights of the tasks over the steps, the methods side by side; yield the picture's name."""
+    """Draw :func:`plot_curves`; yield the picture's name."""
+    name = f"curves-{arena.label}.png"
+    plot_curves(arena, output / name)
+    yield name
+
+
+def plot_curves(arena: Arena, path: Path) -> None:
+    """Draw the losses and weights of the tasks over the steps, the methods side by side."""
     histories, steps = {}, {}
     for method, run in _side_by_side(arena).items():
         steps[method], losses, weights = run.history()
         weights = np.where(np.isfinite(losses), weights, np.nan)  # an absent task has weight 0 by absence alone
         histories[method] = torch.from_numpy(np.stack([losses, weights], axis=1))
-    name = f"curves-{arena.label}.png"
     window = max(min(map(len, steps.values())) // 40, 1)
-    plot_histories(histories, arena.tasks, output / name, window, steps)
-    yield name
+    plot_histories(histories, arena.tasks, path, window, steps)
 
 
 def draw_crops(arena: Arena, output: Path) -> Iterator[str]:
-    """Draw a crop a task that evaluate kept: degraded, restored by each method, clean; yield the pictures' names.
+    """Draw the crop of each task in a picture of its own; yield the pictures' names."""
+    for task, row in crops(arena).items():
+        picture = f"pictures-{arena.label}-{task}.png"
+        plot_images(row, output / picture)
+        yield picture
+
+
+def crops(arena: Arena) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Return a crop a task that evaluate kept, as a row to plot: degraded, restored by each method, clean.
 
     The tasks show the pictures that all runs have in turn; runs without any are left out.
     """
+    rows = {}
     for index, task in enumerate(arena.tasks):
         folders = {method: run.folder / "pictures" / task for method, run in _side_by_side(arena).items()}
         kept = {method: _names(folder) for method, folder in folders.items() if _names(folder)}
         common = sorted(set.intersection(*kept.values())) if kept else []
         if common:
             name = common[index % len(common)]
-            picture = f"pictures-{arena.label}-{task}.png"
-            plot_images({f"{task}: {name}": _row({method: folders[method] for method in kept}, name)}, output / picture)
-            yield picture
+            rows[task] = {f"{task}: {name}": _row({method: folders[method] for method in kept}, name)}
+    return rows
 
 
 def _names(folder: Path) -> set[str]:

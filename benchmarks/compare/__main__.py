@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name} is {getattr(given, name)}; give a whole number, at least 1")
     if min(given.seeds) < 0:
         parser.error(f"--seeds has {min(given.seeds)}; give whole numbers, at least 0")
-    names = list(dict.fromkeys([methods.REFERENCE, *given.methods]))
+    names = list(dict.fromkeys([statistics.REFERENCE, *given.methods]))
     try:
         methods.check(names)
     except ValueError as error:

@@ -10,7 +10,6 @@ from art_optim.gradients.aggregation import JacobianAggregation
 from art_optim.weighting import Weighting, available, create
 from benchmarks.aggregators import AGGREGATORS
 
-REFERENCE = "equal"
 CONTROL = "mean-of:"  # the weights of another run, averaged over its steps and then held fixed
 
 

@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import statistics
-from .methods import REFERENCE
-from .statistics import AVERAGE
+from .statistics import AVERAGE, REFERENCE
 from .training import Config
 
 

@@ -12,9 +12,8 @@ from scipy.stats import t
 
 from benchmarks.cache import Run
 
-from .methods import REFERENCE
-
 AVERAGE = "average"
+REFERENCE = "equal"
 
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from art_optim.weighting import Weighting
 from benchmarks.timing import quartiles, rounds
 
-from . import methods, training
+from . import methods, statistics, training
 from .training import Config, Data
 
 SECONDS = 40.0  # in all, but for the least rounds
@@ -24,9 +24,9 @@ def step_times(weightings: Mapping[str, Weighting], config: Config, data: Data) 
     the noise. Each method trains a network of its own on one batch.
     """
     batch = data.patches.batch(0, config.batch, config.patch).to(config.device)
-    reference = f"{methods.REFERENCE} again"
+    reference = f"{statistics.REFERENCE} again"
     steps = {
         name: partial(training.step, *training.start(weighting, config), batch)
-        for name, weighting in {**weightings, reference: methods.make(methods.REFERENCE, config.seed)}.items()
+        for name, weighting in {**weightings, reference: methods.make(statistics.REFERENCE, config.seed)}.items()
     }
     return quartiles(rounds(steps, config.device, ROUNDS, SECONDS), reference).loc[[*weightings], "ratio"]

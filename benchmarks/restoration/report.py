@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.compare.methods import REFERENCE
-from benchmarks.compare.statistics import AVERAGE
+from benchmarks.compare.statistics import AVERAGE, REFERENCE
 
 from . import paper
 from .claims import difference, judge

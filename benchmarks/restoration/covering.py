@@ -93,10 +93,12 @@ def cover(
         progress: Called with the number of combinations done.
 
     Raises:
-        ValueError: There are too few steps, or the folder is not one of such a call.
+        ValueError: There are too few steps or jobs, or the folder is not one of such a call.
     """
     if steps < 2:
         raise ValueError(f"steps are {steps}; a run must have 2 or more to be killed on its way: raise them")
+    if jobs < 1:
+        raise ValueError(f"jobs are {jobs}; there must be 1 or more: raise them")
     options = {"steps": steps, "seed": seed}
     where = {"python": platform.python_version(), "torch": torch.__version__, "processor": processor()}
     known = _known(folder, options)

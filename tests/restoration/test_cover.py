@@ -103,16 +103,17 @@ def test_an_interrupt_leaves_no_processes_and_the_same_command_goes_on(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("steps", "message"),
-    [(1, "steps are 1; a run must have 2"), (8, "another cover: steps is 4 there and 8 here"), (4, "other files")],
+    ("options", "file", "message"),
+    [
+        (["--steps", "1"], covering.RESULTS, "steps are 1; a run must have 2"),
+        (["--jobs", "0"], covering.RESULTS, "jobs are 0; there must be 1"),
+        (["--steps", "8"], covering.RESULTS, "another cover: steps is 4 there and 8 here"),
+        (["--steps", "4"], "notes", "other files"),
+    ],
 )
-def test_what_cannot_be_covered_is_refused_before_anything_starts(tmp_path, capsys, steps, message):
-    if steps == 4:
-        (tmp_path / "notes").touch()
-    else:
-        content = {"steps": 4, "seed": 0, "combinations": {}}
-        (tmp_path / covering.RESULTS).write_text(json.dumps(content))
-    assert main(["cover", "--steps", str(steps), "--output", str(tmp_path)]) == 2
+def test_what_cannot_be_covered_is_refused_before_anything_starts(tmp_path, capsys, options, file, message):
+    (tmp_path / file).write_text(json.dumps({"steps": 4, "seed": 0, "combinations": {}}))
+    assert main(["cover", *options, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
 

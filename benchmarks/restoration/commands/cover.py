@@ -88,7 +88,7 @@ def table(cells: pd.DataFrame) -> Table:
     """Lay out what :func:`summary` returns, for a terminal."""
     laid_out = Table("passed")
     for column in cells:
-        laid_out.add_column(str(column), justify="right")
+        laid_out.add_column(str(column), justify="right", overflow="fold")
     for model, row in cells.iterrows():
         laid_out.add_row(str(model), *row)
     return laid_out

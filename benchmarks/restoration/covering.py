@@ -192,7 +192,7 @@ def _pass(combination: Combination, folder: Path, steps: int, seed: int) -> Work
     in_parts = [*train, run, "--save-every", 1]
 
     kill_at = random.Random(f"{seed} {key}").randint(1, steps // 2)
-    killed_after = yield from _killed(in_parts, run, kill_at, log)
+    killed_after = yield from _killed(in_parts, run, kill_at, steps, log)
     picture = layouts.read(combination["setting"], data, "test")[0].degraded
     rest = [[*train, whole], in_parts, ["evaluate", run, "--pictures", 1], ["restore", run, picture, restored]]
     yield from _do(rest, log)
@@ -206,8 +206,8 @@ def _pass(combination: Combination, folder: Path, steps: int, seed: int) -> Work
     return {"kill_at": kill_at, "killed_after": killed_after, "psnr": psnr}
 
 
-def _killed(train: Command, run: Path, step: int, log: Path) -> Work[int]:
-    """Kill a training once it has saved a step; return the step from which it can go on."""
+def _killed(train: Command, run: Path, step: int, steps: int, log: Path) -> Work[int]:
+    """Kill a training of ``steps`` once it has saved a step; return the step from which it can go on."""
     for _ in range(TRIES):
         shutil.rmtree(run, ignore_errors=True)
         with _process([train], log) as process:
@@ -216,8 +216,9 @@ def _killed(train: Command, run: Path, step: int, log: Path) -> Work[int]:
             process.kill()
             process.join()
         _require(process.exitcode in (0, -signal.SIGKILL), _ended(process, log))
-        if process.exitcode and not runs.finished(run):
-            return int(runs.read_checkpoint(run, torch.device("cpu"))["step"])
+        killed_after = int(runs.read_checkpoint(run, torch.device("cpu"))["step"])
+        if process.exitcode and killed_after < steps:
+            return killed_after
     raise Failure(f"train came to its end {TRIES} times before it could be killed; give more --steps")
 
 

@@ -48,7 +48,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 COMMANDS = ("prepare", "train", "evaluate", "restore", "report")
 RESULTS = "cover.json"
 PICTURES, HEIGHT, WIDTH, SUB_IMAGE = 4, 72, 88, 48
-TRIES = 5
+TRIES = 20
 """How often a run is begun that comes to its end before it is killed."""
 
 PROCESSES = multiprocessing.get_context("forkserver")

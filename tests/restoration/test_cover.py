@@ -20,7 +20,7 @@ from benchmarks.restoration.__main__ import main
 from benchmarks.restoration.commands import cover as command
 from benchmarks.restoration.pairwise import every, pairwise
 
-STEPS = 4
+STEPS = 5
 QUICK = {"model": "srresnet", "setting": "rain-haze-snow", "schedule": "mixed", "weighting": "art"}
 OTHER = {**QUICK, "model": "global-srresnet"}
 BAD = {**QUICK, "weighting": "nix"}
@@ -107,12 +107,12 @@ def test_an_interrupt_leaves_no_processes_and_the_same_command_goes_on(tmp_path,
     [
         (["--steps", "1"], covering.RESULTS, "steps are 1; a run must have 2"),
         (["--jobs", "0"], covering.RESULTS, "jobs are 0; there must be 1"),
-        (["--steps", "8"], covering.RESULTS, "another cover: steps is 4 there and 8 here"),
-        (["--steps", "4"], "notes", "other files"),
+        (["--steps", "8"], covering.RESULTS, "another cover: steps is 5 there and 8 here"),
+        (["--steps", "5"], "notes", "other files"),
     ],
 )
 def test_what_cannot_be_covered_is_refused_before_anything_starts(tmp_path, capsys, options, file, message):
-    (tmp_path / file).write_text(json.dumps({"steps": 4, "seed": 0, "combinations": {}}))
+    (tmp_path / file).write_text(json.dumps({"steps": STEPS, "seed": 0, "combinations": {}}))
     assert main(["cover", *options, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1

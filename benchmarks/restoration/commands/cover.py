@@ -86,7 +86,8 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def table(cells: pd.DataFrame) -> Table:
     """Lay out what :func:`summary` returns, for a terminal."""
-    laid_out = Table("passed")
+    laid_out = Table()
+    laid_out.add_column("passed", no_wrap=True)
     for column in cells:
         laid_out.add_column(str(column), justify="right", overflow="fold")
     for model, row in cells.iterrows():

@@ -11,17 +11,29 @@ import pytest
 from PIL import Image
 from torchjd.aggregation import UPGrad
 
-from art_optim import Art, EqualWeighting, FixedWeighting, ScaleInvariant, weighting
+from art_optim import Art, EqualWeighting, FixedWeighting, ScaleInvariant, per_task_mean, weighting
 from art_optim.weighting import registry
 from benchmarks.aggregators import AGGREGATORS
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import methods, report, runs, statistics, timing, training
 from benchmarks.compare.training import Config, Data
 
-from .test_restoration_example import interrupt_after
-
 STEPS = 5
 TASKS = ["rain", "haze", "noise"]
+
+
+def interrupt_after(steps, monkeypatch):
+    """Let this many training steps happen, then interrupt in the middle of one."""
+    done = []
+
+    def per_task_mean_or_interrupt(*arguments):
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(1)
+        return per_task_mean(*arguments)
+
+    monkeypatch.setattr(training, "per_task_mean", per_task_mean_or_interrupt)
+    return done
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from benchmarks.restoration.finished import Arena, arenas, read
 from benchmarks.restoration.report_pictures import crops, plot_curves
 from benchmarks.restoration.weighting_names import average_weights
 
-PREPARE = ["--size", "160", "--levels", "4", "--jobs", "1"]
+PREPARE = ["--size", "160", "--levels", "8", "--jobs", "1"]
 TRAIN = ["--model", "global-srresnet", "--recipe", "demo", "--scale", "small", "--channels-last", "--save-every", "100"]
 
 
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.restoration", description=__doc__.splitlines()[0])
     parser.add_argument("--setting", choices=layouts.SETTINGS, default="rain-haze-noise", help="which tasks")
     parser.add_argument("--weighting", nargs="+", metavar="NAME", default=["equal", "art"], help="what to compare")
-    parser.add_argument("--steps", type=int, default=1600, help="training steps of each run")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the degradations, the patches and the network")
     parser.add_argument("--device", default="cpu", help="e.g. cuda")
     parser.add_argument("--photographs", default=preparing.PACKAGED, help="a folder of them; those of packages")

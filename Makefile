@@ -1,5 +1,5 @@
 # make demo   train on real photographs, leave a table and two pictures in runs/restoration/
-# make test   lint, type check, doctests and tests
+# make test   lint, type check, doctests and tests, in as many processes as there are cores; ARGS="-n 0" in one
 # make test-oldest, make test-newest   the tests of the package alone, with the oldest torch and torchjd that it supports, and
 #             with the newest of everything; each in an environment of its own, of several GB
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
@@ -25,10 +25,10 @@ demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-oldest test-newest: test-%: .venv-%/.core
-	.venv-$*/bin/python -m pytest $(CORE) $(ARGS)
+	.venv-$*/bin/python -m pytest -n auto $(CORE) $(ARGS)
 
 zoo: .venv/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo

@@ -147,7 +147,7 @@ def prepare(
     split = dict(
         zip(SPLITS, photographs.split(sources(train)) if test is None else map(sources, (train, test)), strict=True)
     )
-    facts = {
+    facts: dict[str, Any] = {
         "setting": setting,
         "seed": seed,
         "size": size,
@@ -156,6 +156,13 @@ def prepare(
             name: [{"name": source.name, "sha256": source.digest()} for source in split[name]] for name in SPLITS
         },
     }
+    training = {photograph["sha256"]: photograph["name"] for photograph in facts["photographs"]["train"]}
+    for photograph in facts["photographs"]["test"]:
+        if photograph["sha256"] in training:
+            raise ValueError(
+                f"photograph {photograph['name']!r} to test on is {training[photograph['sha256']]!r} to train on; a "
+                "network is tested on photographs that it has not seen: remove it from one of the folders"
+            )
     _claim(root, facts)
     pictures = [
         Picture(

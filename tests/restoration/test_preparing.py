@@ -88,8 +88,9 @@ def test_photographs_to_test_on_are_never_trained_on(setting, photographs, tmp_p
 
 
 def test_photographs_to_test_on_may_be_given(photographs, tmp_path):
-    facts = prepare("rain-haze-snow", tmp_path / "out", photographs, photographs, size=32)
-    assert facts["photographs"]["test"] == facts["photographs"]["train"]
+    facts = prepare("rain-haze-snow", tmp_path / "out", photographs, "packaged", size=64)
+    assert len(facts["photographs"]["train"]) == 5
+    assert "chelsea" in {photograph["name"] for photograph in facts["photographs"]["test"]}
     seeds = {split: {p["seed"] for p in facts["pictures"] if p["split"] == split} for split in layouts.SPLITS}
     assert not seeds["train"] & seeds["test"]
 
@@ -165,6 +166,14 @@ def test_what_is_refused(options, match, photographs, tmp_path):
     given = {"setting": "multiple", "output": tmp_path / "out", "train": photographs, **options}
     with pytest.raises(ValueError, match=match):
         prepare(**given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photograph_is_not_trained_and_tested_on(photographs, tmp_path):
+    (tmp_path / "test").mkdir()
+    shutil.copy(photographs / "3.png", tmp_path / "test/renamed.png")
+    with pytest.raises(ValueError, match=r"'renamed.png' to test on is '3.png' to train on"):
+        prepare("rain-haze-snow", tmp_path / "out", photographs, tmp_path / "test")
     assert not (tmp_path / "out").exists()
 
 

@@ -21,6 +21,7 @@ ALIKE = (
     *("schedule", "order", "steps", "batch", "patch", "sampler"),
     *("recipe", "stages", "loss", "optimizer", "average"),
 )
+EVALUATED_ALIKE = ("precision", "tile", "overlap")
 FILES = ("scores.json", "history.npz")
 ORDER = ("equal", "art", "fixed at the average of art", "rlw", "uncertainty")
 
@@ -176,7 +177,8 @@ def arenas(runs: Sequence[FinishedRun]) -> list[Arena]:
     since such weights differ from seed to seed.
 
     Raises:
-        ValueError: Two runs differ in nothing, or two of an arena were evaluated on different pictures.
+        ValueError: Two runs differ in nothing, or two of an arena were evaluated on different pictures or in different
+            ways.
     """
     sorted_runs: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -185,7 +187,7 @@ def arenas(runs: Sequence[FinishedRun]) -> list[Arena]:
     for index, group in enumerate(sorted_runs.values()):
         named: dict[tuple[str, int], FinishedRun] = {}
         for run in group:
-            _check_same_pictures(group[0], run)
+            _check_evaluated_alike(group[0], run)
             key = (_method(run, group), run.seed)
             if key in named:
                 raise ValueError(
@@ -222,7 +224,7 @@ def _method(run: FinishedRun, group: Sequence[FinishedRun]) -> str:
     return f"fixed at the average of {method}" if distance < 1e-4 else run.method
 
 
-def _check_same_pictures(first: FinishedRun, run: FinishedRun) -> None:
+def _check_evaluated_alike(first: FinishedRun, run: FinishedRun) -> None:
     for task in run.tasks:
         ours, theirs = (of.scores["input"][task] for of in (run, first))
         if ours["images"] != theirs["images"] or not np.isclose(run.psnr("input")[task], first.psnr("input")[task]):
@@ -230,6 +232,13 @@ def _check_same_pictures(first: FinishedRun, run: FinishedRun) -> None:
                 f"{first.folder} and {run.folder} were evaluated on different pictures: the input of {task} has "
                 f"{theirs['psnr']} dB over {theirs['images']} and {ours['psnr']} dB over {ours['images']}; runs "
                 "that are compared want the same: evaluate them again on one test set"
+            )
+    for option in EVALUATED_ALIKE:
+        ours, theirs = (of.scores.get("identity", {}).get(option) for of in (run, first))
+        if ours != theirs:
+            raise ValueError(
+                f"{first.folder} and {run.folder} were evaluated with the {option} {theirs} and {ours}; runs that are "
+                "compared want the same: evaluate them again"
             )
 
 

@@ -326,6 +326,15 @@ def test_refuses_runs_that_were_evaluated_on_different_pictures(make):
         found(first, second)
 
 
+def test_refuses_runs_that_were_evaluated_with_different_precision(make):
+    first, second = make(), make("art")
+    for folder, precision in ((first, "fp32"), (second, "bf16")):
+        scores = json.loads((folder / "scores.json").read_text())
+        (folder / "scores.json").write_text(json.dumps({**scores, "identity": {"precision": precision}}))
+    with pytest.raises(ValueError, match=r"evaluated with the precision fp32 and bf16; .* evaluate them again"):
+        found(first, second)
+
+
 def test_a_psnr_that_is_null_stays_out_of_the_json(make, tmp_path):
     folder = make()
     scores = json.loads((folder / "scores.json").read_text())

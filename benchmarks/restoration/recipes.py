@@ -287,6 +287,15 @@ def read(path: Path) -> Recipe:
     ):
         if value not in choices:
             raise ValueError(f"recipe {path} has the {what} {value!r}; choose one of {', '.join(choices)}")
+    for count, least, what in (
+        (recipe.batch, 1, "batch"),
+        (recipe.patch, 1, "patch"),
+        *((stage.steps, 1, "steps") for stage in stages),
+        *((stage.learning_rate.period, 1, "period") for stage in stages),
+        *((stage.learning_rate.warmup, 0, "warmup") for stage in stages),
+    ):
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"recipe {path} has the {what} {count!r}; give a whole number, at least {least}")
     recipe.make_optimizer([torch.zeros(1, requires_grad=True)], lr=1e-3)
     return recipe
 

@@ -71,7 +71,13 @@ class Config:
     @property
     def sampler(self) -> dict[str, Any]:
         """The arguments of the sampler in this setting."""
-        return dict(self.recipe.sampler.get(self.setting, self.recipe.sampler["default"]))
+        given = self.recipe.sampler.get(self.setting, self.recipe.sampler.get("default"))
+        if given is None:
+            raise ValueError(
+                f"recipe {self.recipe.name!r} has samplers for {', '.join(self.recipe.sampler)}, none for "
+                f"{self.setting!r}; add one, or a default"
+            )
+        return dict(given)
 
     def described(self) -> dict[str, Any]:
         """Return the identity of the run, as JSON has it, but for its data."""

@@ -51,6 +51,21 @@ class Group:
         return bool(flags.item())
 
 
+def find(device: str | torch.device) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        ValueError: There is none that computes.
+    """
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.item()
+    except (AssertionError, RuntimeError) as error:  # whichever the missing backend raises
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(device)!r}, which is not here ({reason}); give cpu") from None
+    return probe.device
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
     """Join the processes of torchrun if it started this one; on CUDA each takes the device of its local rank.
@@ -59,10 +74,7 @@ def joined(device: str) -> Iterator[Group]:
         ValueError: There is no such device.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
-    try:
-        place = torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:  # whichever the missing backend raises
-        raise ValueError(f"device is {device!r}, which is not here ({str(error).splitlines()[0]}); give cpu") from None
+    place = find(device)
     if size == 1:
         yield Group(0, 1, place)
         return

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import models
+from . import models, processes
 
 CONFIG, CHECKPOINT, HISTORY = "run.json", "checkpoint.pt", "history.npz"
 
@@ -50,25 +50,43 @@ def load(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> 
     """Return the run in a folder.
 
     Raises:
-        ValueError: There is none, or none that has come to a checkpoint.
+        ValueError: There is none, or none that has come to a checkpoint; or there is no such device.
     """
     folder = Path(folder)
     for name in (CONFIG, CHECKPOINT):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; give the folder of a run that has been trained")
-    return Run(folder, json.loads((folder / CONFIG).read_text()), torch.device(device))
+    return Run(folder, _read_config(folder), processes.find(device))
 
 
 def finished(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder has a run that came to its last step."""
-    file = Path(folder) / CONFIG
-    return file.is_file() and bool(json.loads(file.read_text())["finished"])
+    return (Path(folder) / CONFIG).is_file() and bool(_read_config(Path(folder))["finished"])
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Read ``checkpoint.pt``, with its tensors on a device."""
-    checkpoint: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    """Read ``checkpoint.pt``, with its tensors on a device.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the unpickler meets damage with OSError, IndexError, UnpicklingError, ...
+        raise ValueError(f"{folder / CHECKPOINT} is no whole checkpoint; restore or remove it") from error
     return checkpoint
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{folder / CONFIG} is no JSON ({error}); restore the file, or train in another folder"
+        ) from None
+    return config
 
 
 def resume(folder: Path, identity: Mapping[str, Any], device: torch.device) -> dict[str, Any] | None:

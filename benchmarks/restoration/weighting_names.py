@@ -42,6 +42,13 @@ def create(text: str, seed: int | None = None) -> Weighting:
         {'haze': 3.0, 'rain': 1.0}
     """
     kind, given = _parse(text)
+    try:
+        return _construct(kind, given, text, seed)
+    except TypeError as error:
+        raise ValueError(f"weighting {text!r}: {error}") from None
+
+
+def _construct(kind: str, given: dict[str, Any], text: str, seed: int | None) -> Weighting:
     if kind == FIXED:
         normalize = given.pop("normalize", "mean")
         return FixedWeighting(given, normalize=normalize)

@@ -79,6 +79,24 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         runs.load(tmp_path)
 
 
+def test_a_damaged_file_is_named(folder):
+    checkpoint = folder / runs.CHECKPOINT
+    whole = checkpoint.read_bytes()
+    for damaged in (b"", b"text", whole[:-100], whole[: len(whole) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is no whole checkpoint; restore or remove it"):
+            runs.load(folder).network()
+    (folder / runs.CONFIG).write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is no JSON"):
+        runs.finished(folder)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "no-device", "meta"])
+def test_a_device_that_is_not_here_is_refused(folder, device):
+    with pytest.raises(ValueError, match=f"device is '{device}', which is not here .* give cpu"):
+        runs.load(folder, device)
+
+
 def test_a_run_is_finished_when_it_says_so(folder):
     assert runs.finished(folder)
     (folder / runs.CONFIG).write_text(json.dumps({**CONFIG, "finished": False}))

@@ -72,6 +72,8 @@ def test_canonical(text, expected):
         ("art:tau=3", "no hyperparameter 'tau'; art takes .*temperature"),
         ("art:decay=0.9,decay=0.8", "'decay' twice"),
         ("art:decay=2", "decay is 2.0"),
+        ("art:decay=slow", "'art:decay=slow': decay is 'slow'; give a number"),
+        ("fixed:rain=much", "much"),
         ("fixed:rain=-1", "-1"),
     ],
 )

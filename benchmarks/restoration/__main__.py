@@ -16,9 +16,9 @@ from . import commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line; return the exit status: 2 where what was given cannot be used, 130 after an interrupt."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restoration", description=__doc__.splitlines()[0])
-    choices = parser.add_subparsers(required=True, metavar="COMMAND")
+    choices = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     arguments = sys.argv[1:] if arguments is None else arguments
     names = sorted(module.name for module in iter_modules(commands.__path__))
     for name in [name for name in names if name in arguments[:1]] or names:  # some import a lot
@@ -27,7 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(choice)
         choice.set_defaults(run=command.run)
     given = parser.parse_args(arguments)
-    status: int = given.run(given)
+    try:
+        status: int = given.run(given)
+    except (ValueError, OSError) as error:
+        print(f"{given.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{given.command}: interrupted", file=sys.stderr)
+        return 130
     return status
 
 

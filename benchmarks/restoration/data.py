@@ -76,7 +76,7 @@ class Patches(Dataset):  # type: ignore[type-arg]
         try:
             return self._draw(pair, np.random.default_rng(SeedSequence(self.seed, spawn_key=(1, draw.number))))
         except OSError as error:
-            raise RuntimeError(
+            raise OSError(
                 f"{pair.degraded} or its partner {pair.clean} cannot be decoded ({error}); both were whole pictures "
                 "when the run started, by their ends: restore them and resume the run"
             ) from error

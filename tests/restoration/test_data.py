@@ -288,7 +288,7 @@ def test_file_that_breaks_while_training_is_named(workers, tmp_path):
     content[60:90] = bytes(30)
     file.write_bytes(content)
     layouts.read("rain-haze-noise", tmp_path)  # its header and its end are whole
-    with pytest.raises(RuntimeError, match=r"rain-0.png or its partner .*norain-0.png cannot be decoded"):
+    with pytest.raises(OSError, match=r"rain-0.png or its partner .*norain-0.png cannot be decoded"):
         batches(pairs, range(2), workers=workers)
 
 

@@ -39,14 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
-    try:
-        check_tiling(given.tile, given.overlap, 1)
-        loaded = [runs.load(folder, given.device) for folder in given.run_folders]
-        sets = [_test_set(one, given) for one in loaded]
-        pairs = {of: layouts.read(of[0], of[1], given.split) for of in dict.fromkeys(sets)}
-    except ValueError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
+    check_tiling(given.tile, given.overlap, 1)
+    loaded = [runs.load(folder, given.device) for folder in given.run_folders]
+    sets = [_test_set(one, given) for one in loaded]
+    pairs = {of: layouts.read(of[0], of[1], given.split) for of in dict.fromkeys(sets)}
     scores: dict[tuple[str, Path], dict[str, dict[str, Any]]] = {of: {} for of in pairs}
     status = 0
     try:

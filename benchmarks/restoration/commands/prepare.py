@@ -48,9 +48,6 @@ def run(given: argparse.Namespace) -> int:
                 jobs=given.jobs,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
-    except ValueError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on from {given.output}", file=sys.stderr)
         return 130

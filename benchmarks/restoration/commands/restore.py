@@ -38,13 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
-    try:
-        check_tiling(given.tile, given.overlap, given.batch)
-        files = plan(given.input, given.output)
-        network = runs.load(given.run_folder, given.device).network()
-    except ValueError as error:
-        print(f"restore: {error}", file=sys.stderr)
-        return 2
+    check_tiling(given.tile, given.overlap, given.batch)
+    files = plan(given.input, given.output)
+    network = runs.load(given.run_folder, given.device).network()
     failures = []
     tiling = {name: getattr(given, name) for name in ("tile", "overlap", "batch")}
     try:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+import torch
 from rich.console import Console
 
 from .. import layouts, models, recipes, samplers, weighting_names
@@ -49,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--patch", type=_count, metavar="N", help="side of the patches in pixels")
     kinds = [kind for kind in samplers.KINDS if kind != "oversampling"]
     add("--sampler", choices=kinds, help="how tasks share the batches (default: the recipe's)")
-    add("--seed", type=int, default=0, metavar="N", help="of the initial network and of the samples (default: 0)")
+    add("--seed", type=_number, default=0, metavar="N", help="of the initial network and of the samples (default: 0)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic (default: fp32)")
     add("--device", default="cpu", help="e.g. cuda (default: cpu)")
     add("--channels-last", action="store_true", help="channels-last memory format; on a CPU a fifth faster")
     add("--compile", action="store_true", help="compile the network")
-    add("--workers", type=int, default=0, metavar="N", help="processes that load images (default: this one does)")
+    add("--workers", type=_number, default=0, metavar="N", help="processes that load images (default: this one does)")
     add("--save-every", type=_count, metavar="N", help="steps between checkpoints (default: one in five minutes)")
     add("--validate-every", type=_count, metavar="N", help="steps between looks at test images (default: none)")
     add("--tensorboard", action="store_true", help="write RUN/tensorboard as well")
@@ -65,8 +65,7 @@ def run(given: argparse.Namespace) -> int:
     console = Console() if int(os.environ.get("RANK", 0)) == 0 else None
     progress = Progress(console)
     if given.tensorboard and find_spec("tensorboard") is None:
-        print("train: --tensorboard needs tensorboard: pip install tensorboard, or leave it out", file=sys.stderr)
-        return 2
+        raise ValueError("--tensorboard needs tensorboard: pip install tensorboard, or leave it out")
     try:
         config = configure(given)
         execution = Execution(
@@ -79,9 +78,8 @@ def run(given: argparse.Namespace) -> int:
             given.tensorboard,
         )
         result = train(config, given.data, given.output, execution, progress)
-    except ValueError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"give a smaller --batch or --patch, or --precision bf16: {error}") from None
     except Interrupted as interrupted:
         progress.say(f"{interrupted} of {config.steps}; the same command goes on from {given.output}")
         return interrupted.status
@@ -123,6 +121,12 @@ def _sizes(recipe: Recipe, scale: str) -> tuple[int, int, int]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if _number(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number, at least 1")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number of 63 bits, at least 0")
     return int(text)

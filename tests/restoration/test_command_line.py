@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks.restoration.__main__ import main
+from benchmarks.restoration.commands import report
+
+TRAIN = ["--setting", "multiple", "--model", "srresnet", "--data", "here", "--output", "there"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "/nowhere", "--output", "there"], "report: /nowhere is no run and holds none; give folders"),
+        (["evaluate", "/nowhere"], "evaluate: /nowhere has no run.json"),
+        (["train", *TRAIN, "--recipe", "none"], "train: recipe 'none' is not known"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.match(message, error)
+
+
+@pytest.mark.parametrize(
+    "option", [("--steps", "0"), ("--seed", "-1"), ("--seed", str(2**63)), ("--workers", "-1"), ("--batch", "4.5")]
+)
+def test_a_count_that_is_none_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *TRAIN, *option])
+    assert f"argument {option[0]}: {option[1]!r} is no count; give a whole number" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_a_command_quietly(monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.report, "write", interrupted)
+    assert main(["report", "runs", "--output", "there"]) == 130
+    assert capsys.readouterr().err == "report: interrupted\n"

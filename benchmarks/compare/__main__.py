@@ -32,11 +32,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 import art_optim
 from benchmarks.machine import processor
-from benchmarks.restoration.degradations import SETTINGS
 
 from . import methods, report, runs, statistics
 from .timing import step_times
-from .training import Config, Data
+from .training import SETTINGS, Config, Data
 
 QUICK = {
     "methods": ["equal", "rlw", "uncertainty", "famo", "art", "mean-of:art"],

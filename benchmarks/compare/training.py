@@ -15,14 +15,15 @@ from torch import Tensor
 
 from art_optim import TaskLosses, TaskReweightedOptimizer, per_task_mean
 from art_optim.weighting import Weighting
-from benchmarks.restoration import photographs
-from benchmarks.restoration.degradations import SETTINGS, to_uint8
+from benchmarks.restoration import layouts, photographs
+from benchmarks.restoration.degradations import to_uint8
 from benchmarks.restoration.metrics import psnr, ssim
 from benchmarks.restoration.models.global_srresnet import GlobalSRResNet
 
 from .data import Batch, TrainingPatches, ValidationImage, validation_images
 
 SAVE_EVERY = 50
+SETTINGS = {name: layouts.SETTINGS[name] for name in ("rain-haze-noise", "multiple")}
 
 
 @dataclass(frozen=True)

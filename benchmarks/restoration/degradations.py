@@ -17,11 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "rain-haze-noise": ("rain", "haze", "noise"),
-    "multiple": ("sr", "blur", "noise", "jpeg", "rain", "haze", "dark"),
-}
-
 Interval = tuple[float, float]
 
 # Task -> level -> what it is drawn from, evenly: a range of integers or an interval of real numbers.

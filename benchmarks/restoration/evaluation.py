@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
+from . import runs
 from .data import load
 from .degradations import to_uint8
 from .layouts import Pair, Pairs
@@ -119,7 +120,7 @@ def evaluate(
         path.unlink()
     scores = {"identity": dict(identity), **summarise(rows, metrics)}
     _write(folder / CSV, fields, rows)
-    _replace(folder / JSON, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    runs.write_json(folder / JSON, scores)
     (folder / PARTIAL).unlink()
     return scores
 
@@ -194,13 +195,7 @@ def _write(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, str]])
     writer = csv.DictWriter(text, fields)
     writer.writeheader()
     writer.writerows(rows)
-    _replace(path, text.getvalue())
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, newline="")
-    os.replace(new, path)
+    runs.write(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _choose(pairs: Pairs, count: int) -> dict[int, str]:

@@ -86,9 +86,8 @@ def study(
         if given.averaged and given.averaged not in parsed:
             raise ValueError(f"method {method!r} averages {given.averaged!r}, which is not among the methods: add it")
     configurations = [*itertools.product(seeds, models, methods)]  # a seed is complete before the next
-    order = sorted(configurations, key=lambda each: bool(parsed[each[2]].averaged))
-    last = [[each for each in order if bool(parsed[each[2]].averaged) is averaged] for averaged in (False, True)]
-    for part in last:
+    for averaged in (False, True):
+        part = [each for each in configurations if bool(parsed[each[2]].averaged) is averaged]
         _side_by_side([_commands(output, parsed, options, *each) for each in part], jobs, advance)
     return [folder(output, model, method, seed) for seed, model, method in configurations]
 

@@ -36,9 +36,9 @@ from .layouts import Pair, Pairs
 from .processes import Group
 from .progress import Progress
 from .recipes import Recipe, Schedule, Span, Stage
+from .restoring import precision
 
 Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "smooth-l1": F.smooth_l1_loss}
 
 SAVE_SECONDS = 300.0
@@ -131,7 +131,6 @@ class Training:
         self.scaler = torch.amp.GradScaler(group.device.type) if config.precision == "fp16" else None
         self.step = 0
         self.skipped = 0
-        self.dtype = PRECISIONS[config.precision]
 
     def optimizer_for(self, span: Span) -> TaskReweightedOptimizer:
         """Return a new optimizer of a stage."""
@@ -160,7 +159,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.span.learning_rate(self.step)
         degraded = batch.degraded.contiguous(memory_format=self.memory_format)
-        with torch.autocast(self.group.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with precision(self.config.precision, self.group.device):
             per_sample, restored = sample_losses(
                 self.model, degraded, batch.clean, batch.key, self.span.stage, LOSSES[self.config.recipe.loss]
             )

@@ -9,9 +9,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Generator, Tensor
 
+from benchmarks.compare.training import SETTINGS
 from benchmarks.restoration import degradations, images
 from benchmarks.restoration.degradations import (
-    SETTINGS,
     SMALLEST_SIDE,
     TASKS,
     apply,

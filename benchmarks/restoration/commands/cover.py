@@ -53,9 +53,6 @@ def run(given: argparse.Namespace) -> int:
                 progress=lambda done: progress.update(bar, completed=done),
             )
         of_report = covering.report(results, given.output)
-    except ValueError as error:
-        print(f"cover: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"cover: interrupted; the same command goes on from {given.output}", file=sys.stderr)
         return 130

@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
                 given.jobs,
                 lambda folder: progress.update(bar, advance=1, description=folder.name),
             )
-    except (ValueError, RuntimeError) as error:
+    except RuntimeError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

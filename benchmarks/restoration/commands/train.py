@@ -23,7 +23,8 @@ from rich.console import Console
 from .. import layouts, models, recipes, samplers, weighting_names
 from ..progress import Progress
 from ..recipes import Recipe, Schedule
-from ..training import PRECISIONS, Config, Execution, Interrupted, train
+from ..restoring import PRECISIONS
+from ..training import Config, Execution, Interrupted, train
 
 HELP = "train a network by the paper's recipe, or go on training it"
 

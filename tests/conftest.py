@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ TASKS = ("rain", "haze", "noise")
 needs_compilation = pytest.mark.skipif(
     torch.__version__ < "2.8", reason="compile=True, and torch.compile with an interval, need torch>=2.8"
 )
+
+# A script that runs the tests in the background has them, and all that they start, ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

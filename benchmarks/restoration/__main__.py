@@ -7,6 +7,7 @@ python -m benchmarks.restoration COMMAND --help
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,7 +17,7 @@ from . import commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 2 where what was given cannot be used, 130 after an interrupt."""
+    """Run the command line; return the exit status: 2 where what was given cannot be used, 130 after SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restoration", description=__doc__.splitlines()[0])
     choices = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(choice)
         choice.set_defaults(run=command.run)
     given = parser.parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems
     try:
         status: int = given.run(given)
     except (ValueError, OSError) as error:
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{given.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.compare.statistics import AVERAGE
 
+from .history import weighed
 from .weighting_names import FIXED, average_weights, canonical, create
 
 ALIKE = (
@@ -109,8 +110,14 @@ class Arena:
 
     @cached_property
     def spread(self) -> pd.Series:
-        """How unevenly the losses of the tasks decrease, by method and seed: see :func:`spread_of_rates`."""
-        values = {key: spread_of_rates(run.history()[1]) for key, run in self.runs.items()}
+        """How unevenly the losses of the tasks decrease where the method weighs them: see :func:`spread_of_rates`.
+
+        A row a method and seed.
+        """
+        values = {}
+        for key, run in self.runs.items():
+            steps, losses, _ = run.history()
+            values[key] = spread_of_rates(losses[weighed(steps, run.config["spans"])])
         return pd.Series(values).rename_axis(index=["method", "seed"])
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,3 +60,14 @@ class History:
             "validation": validation,
         }
         runs.write(path, lambda file: np.savez(file, **arrays))
+
+
+def weighed(steps: np.ndarray, spans: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Return which steps are in the stages that the method weighed, [S]: a sequential training begins with others.
+
+    Args:
+        steps: The numbers of the steps, [S].
+        spans: Those of ``run.json``.
+    """
+    stages = [span for span in spans if span["weighed"]]
+    return np.any([(span["start"] < steps) & (steps <= span["end"]) for span in stages], axis=0)

@@ -122,8 +122,8 @@ def _claims_notes() -> str:
         '- "yes" and "no" want each interval on one side of what is claimed; a claim of several comparisons holds '
         "where all hold, and does not where one is reversed. Intervals are not widened for the number of comparisons.\n"
         "- The spread of a run is the standard deviation over the tasks of log(last / first loss): the mean loss of "
-        "the last tenth of the steps in which the task is present, over that of the first twentieth. It is 0 where all "
-        "decrease at one rate."
+        "the last tenth of the steps in which the task is present, over that of the first twentieth; of "
+        "sequential training, in its last stage. It is 0 where all decrease at one rate."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -145,7 +144,7 @@ def _side_by_side(work: Iterable[Commands], jobs: int, advance: Callable[[Path],
             with lock:
                 stopped.append(Path())
                 for process in [*processes]:
-                    process.send_signal(signal.SIGINT)  # it saves a checkpoint
+                    process.terminate()  # train saves a checkpoint; unlike SIGINT, no shell ignores SIGTERM
             raise
     if stopped:
         raise RuntimeError(f"{stopped[0]} failed; its {LOG} says why: mend it, and give the same command again")

@@ -16,6 +16,8 @@ from art_optim import ArtAblation, FixedWeighting
 from art_optim.weighting import Weighting, available
 from art_optim.weighting import create as create_registered
 
+from .history import weighed
+
 ABLATION = "art-ablation"
 FIXED = "fixed"
 FIXED_AT = "fixed-at:"
@@ -117,9 +119,7 @@ def average_weights(run: Path) -> dict[str, float]:
     config = json.loads((run / "run.json").read_text())
     with np.load(run / "history.npz") as history:
         steps, losses, weights = (history[name] for name in ("steps", "losses", "weights"))
-    spans = [span for span in config["spans"] if span["weighed"]]
-    weighed = np.any([(span["start"] < steps) & (steps <= span["end"]) for span in spans], axis=0)
-    present = np.isfinite(losses) & weighed[:, None]
+    present = np.isfinite(losses) & weighed(steps, config["spans"])[:, None]
     counts = present.sum(axis=0)
     if not counts.all():
         raise ValueError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 
@@ -34,10 +35,8 @@ def test_a_count_that_is_none_is_refused(option, capsys):
     assert f"argument {option[0]}: {option[1]!r} is no count; give a whole number" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_a_command_quietly(monkeypatch, capsys):
-    def interrupted(*given):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report.report, "write", interrupted)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_command_quietly(number, monkeypatch, capsys):
+    monkeypatch.setattr(report.report, "write", lambda *given: signal.raise_signal(number))
     assert main(["report", "runs", "--output", "there"]) == 130
     assert capsys.readouterr().err == "report: interrupted\n"

@@ -151,6 +151,16 @@ def test_spread_of_rates():
     assert spread_of_rates(late) == pytest.approx(spread_of_rates(uneven))
 
 
+def test_spread_leaves_out_the_stages_that_no_method_weighs(make, tmp_path):
+    before = {"start": 0, "end": 5 * STEPS, "weighed": False}
+    make("art", spans=[before, {"start": 5 * STEPS, "end": 10 * STEPS, "weighed": True}])
+    (arena,) = found(tmp_path / "runs")
+    (run,) = arena.runs.values()
+    steps, losses, _ = run.history()
+    assert arena.spread.item() == pytest.approx(spread_of_rates(losses[steps > 5 * STEPS]))
+    assert arena.spread.item() != pytest.approx(spread_of_rates(losses))
+
+
 # -- claims
 
 

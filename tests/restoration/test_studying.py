@@ -15,7 +15,7 @@ from benchmarks.restoration.studying import Method, folder, study
 PROGRAM = """#!/bin/sh
 shift 2
 echo "$@" >> {calls}
-case "$*" in *broken*) echo "no such data"; exit 2;; *slow*) trap 'exit 130' INT; while :; do sleep 0.05; done;; esac
+case "$*" in *broken*) echo "no such data"; exit 2;; *slow*) trap 'exit 130' TERM; while :; do sleep 0.05; done;; esac
 if [ "$1" = train ]; then
     while [ "$1" != --output ]; do shift; done
     echo '{{"finished": true}}' > "$2/run.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -39,7 +38,6 @@ def run(given: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
     combinations = (every if given.all else pairwise)(covering.FACTORS)
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeElapsedColumn())
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.perf_counter()
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -56,8 +54,6 @@ def run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"cover: interrupted; the same command goes on from {given.output}", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     cells = summary(results)
     (given.output / TABLE).write_text(f"{cells.to_markdown()}\n")
     Console().print(table(cells))

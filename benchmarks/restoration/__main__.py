@@ -17,7 +17,7 @@ from . import commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 2 where what was given cannot be used, 130 after SIGINT or SIGTERM."""
+    """Run the command line; return the exit status: 2 for what cannot be used, 130 after SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restoration", description=__doc__.splitlines()[0])
     choices = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems
     try:
         status: int = given.run(given)
+    except (FileExistsError, NotADirectoryError) as error:
+        print(f"{given.command}: {error.filename} is a file or lies below one; give a folder", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"{given.command}: {error}", file=sys.stderr)
         return 2

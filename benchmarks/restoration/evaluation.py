@@ -72,8 +72,11 @@ def evaluate(
         progress: Called with the number of images done and that of all.
 
     Raises:
-        ValueError: Images could not be scored, which are named, once all others are; there is no ``scores.json`` then.
+        ValueError: An argument is out of range. Or images could not be scored, which are named, once all others are;
+            there is no ``scores.json`` then.
     """
+    if pictures < 0:
+        raise ValueError(f"pictures of a task are {pictures}; give 0 or more")
     check_metrics(metrics)
     check_tiling(tile, overlap, batch)
     folder = Path(folder)

@@ -126,6 +126,8 @@ def read(setting: str, folder: str | os.PathLike[str], split: str = "train", pro
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}: choose one of them")
     root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; give that of the data set of {setting!r}, or make one: prepare")
     pairs = _pack(setting, root, _READERS[setting](root, split))
     for task, count in zip(pairs.tasks, np.bincount(pairs.task_ids, minlength=len(pairs.tasks)), strict=True):
         if not count:

@@ -22,6 +22,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from . import samplers
+from .layouts import SETTINGS
+
 FOLDER = Path(__file__).parent / "recipes"
 
 Schedule = Literal["mixed", "sequential"]
@@ -287,6 +290,15 @@ def read(path: Path) -> Recipe:
     ):
         if value not in choices:
             raise ValueError(f"recipe {path} has the {what} {value!r}; choose one of {', '.join(choices)}")
+    for number, what in (
+        *((getattr(stage.learning_rate, name), name) for stage in stages for name in ("start", "end", "factor")),
+        *((stage.contrast, "contrast") for stage in stages),
+        (recipe.average, "average"),
+    ):
+        if not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise ValueError(f"recipe {path} has the {what} {number!r}; give a number, at least 0")
+    for setting, sampler in recipe.sampler.items():
+        _check_sampler(path, setting, sampler)
     for count, least, what in (
         (recipe.batch, 1, "batch"),
         (recipe.patch, 1, "patch"),
@@ -308,3 +320,21 @@ def _make(kind: type, values: Mapping[str, Any], place: str) -> Any:
         raise ValueError(
             f"recipe {place} has the entries {', '.join(values)} ({error}); it takes {', '.join(sorted(known))}"
         ) from None
+
+
+def _check_sampler(path: Path, setting: str, given: Any) -> None:
+    if setting not in (*SETTINGS, "default"):
+        raise ValueError(f"recipe {path} has a sampler for {setting!r}; give it for {', '.join(SETTINGS)} or default")
+    entries = given if isinstance(given, Mapping) else {}
+    if entries.get("kind") not in samplers.KINDS or not set(entries) <= {"kind", "by_type", "shares"}:
+        raise ValueError(
+            f"recipe {path} has the sampler {given!r} for {setting!r}; give a kind, one of "
+            f"{', '.join(samplers.KINDS)}, and where wanted by_type or shares"
+        )
+    oversampling, shares = entries["kind"] == "oversampling", entries.get("shares", {})
+    wanted = SETTINGS.get(setting, ()) if oversampling else ()
+    if (oversampling and not wanted) or set(shares) != set(wanted) or not all(share > 0 for share in shares.values()):
+        raise ValueError(
+            f"recipe {path} has the sampler {given!r} for {setting!r}; 'oversampling' wants positive shares of all "
+            "tasks of a setting that is named, the others none: correct them"
+        )

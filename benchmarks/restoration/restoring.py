@@ -46,6 +46,7 @@ def restore_file(
     target = Path(target)
     if target.exists() and target.samefile(source):
         raise ValueError(f"target {str(target)!r} is the source itself; give another name, nothing is overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
     picture = images.read(source)
     pixels = picture.pixels
 
@@ -59,7 +60,6 @@ def restore_file(
         top += band.shape[1]
         if progress is not None:
             progress(top, height)
-    target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.stem}.new{target.suffix}")
     try:
         images.write(new, pixels, like=picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,12 +17,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 SECONDS = 120
 SHARDS = torch.__version__ >= "2.8"
+multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.optim"])
 needs_fully_shard = pytest.mark.skipif(not SHARDS, reason="fully_shard on the CPU needs torch>=2.8")
 
 
 def in_processes(number: int, case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:
     """Run ``case(rank, mesh, folder)``, a function of a module, on every rank; its first error is raised here."""
-    context = mp.spawn(_process, (number, case, str(folder)), nprocs=number, join=False)
+    context = mp.start_processes(_process, (number, case, str(folder)), number, join=False, start_method="forkserver")
     deadline = time.monotonic() + SECONDS
     try:
         while not context.join(timeout=1):

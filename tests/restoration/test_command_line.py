@@ -17,6 +17,7 @@ TRAIN = ["--setting", "multiple", "--model", "srresnet", "--data", "here", "--ou
         (["report", "/nowhere", "--output", "there"], "report: /nowhere is no run and holds none; give folders"),
         (["evaluate", "/nowhere"], "evaluate: /nowhere has no run.json"),
         (["train", *TRAIN, "--recipe", "none"], "train: recipe 'none' is not known"),
+        (["train", *TRAIN, "--data", "/nowhere"], "train: there is no folder /nowhere; give that of the data set"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_line(arguments, message, capsys):
@@ -24,6 +25,13 @@ def test_what_cannot_be_used_is_said_in_a_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.match(message, error)
+
+
+def test_an_output_below_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "runs"):
+        assert main(["photos", "--unpacked", str(tmp_path), "--output", str(output)]) == 2
+        assert "is a file or lies below one; give a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -231,9 +231,9 @@ def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 source, target = sys.argv[1:]
-restore_file(nn.Identity(), source + "/small.png", target, tile=64)
+restore_file(nn.Identity(), source + "/small.png", target, tile=256)
 before = peak()
-restore_file(nn.Identity(), source + "/large.png", target, tile=64)
+restore_file(nn.Identity(), source + "/large.png", target, tile=256)
 print(1024 * (peak() - before))
 """
 

@@ -25,10 +25,10 @@ demo: .venv/.demo
 	$(BIN)/python -m examples.restoration $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-oldest test-newest: test-%: .venv-%/.core
-	.venv-$*/bin/python -m pytest -n auto $(CORE) $(ARGS)
+	.venv-$*/bin/python -m pytest -n auto --dist worksteal $(CORE) $(ARGS)
 
 zoo: .venv/.zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo

@@ -457,7 +457,7 @@ def test_two_processes_train_the_network_of_one(config, folder, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(train_on_a_rank, (port, config, folder, tmp_path / "two"), nprocs=2)
+    mp.start_processes(train_on_a_rank, (port, config, folder, tmp_path / "two"), 2, start_method="forkserver")
     go(config, folder, tmp_path / "one")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)

@@ -64,7 +64,8 @@ def plot_images(rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a picture of at most 1.5 MB, coarser where it would be larger."""
     dpi = 100.0
-    figure.savefig(path, dpi=dpi)
+    options = {"pil_kwargs": {"quality": 95, "subsampling": 0}} if path.suffix == ".jpg" else {}
+    figure.savefig(path, dpi=dpi, **options)
     while path.stat().st_size > LARGEST:
         dpi *= 0.8
-        figure.savefig(path, dpi=dpi)
+        figure.savefig(path, dpi=dpi, **options)

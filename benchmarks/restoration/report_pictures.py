@@ -39,7 +39,7 @@ def plot_curves(arena: Arena, path: Path) -> None:
 def draw_crops(arena: Arena, output: Path) -> Iterator[str]:
     """Draw the crop of each task in a picture of its own; yield the pictures' names."""
     for task, row in crops(arena).items():
-        picture = f"pictures-{arena.label}-{task}.png"
+        picture = f"pictures-{arena.label}-{task}.jpg"
         plot_images(row, output / picture)
         yield picture
 

@@ -289,7 +289,7 @@ def test_the_report(runs, make, tmp_path, capsys):
     assert results["left_out"] == {"half": "is not finished: train goes on from its checkpoint"}
     assert "`half` is not finished" in text
 
-    assert results["pictures"]["A"] == ["curves-A.png", "pictures-A-sr.png"]
+    assert results["pictures"]["A"] == ["curves-A.png", "pictures-A-sr.jpg"]
     for name in [*results["pictures"]["A"], *results["pictures"]["B"]]:
         assert (output / name).stat().st_size < 1_500_000
         assert f"({name})" in text

@@ -21,9 +21,15 @@ multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torch.distri
 needs_fully_shard = pytest.mark.skipif(not SHARDS, reason="fully_shard on the CPU needs torch>=2.8")
 
 
-def in_processes(number: int, case: Callable[[int, DeviceMesh, str], None], folder: Path) -> None:
-    """Run ``case(rank, mesh, folder)``, a function of a module, on every rank; its first error is raised here."""
-    context = mp.start_processes(_process, (number, case, str(folder)), number, join=False, start_method="forkserver")
+def in_processes(
+    number: int, case: Callable[[int, DeviceMesh, str], None], folder: Path, start: str = "forkserver"
+) -> None:
+    """Run ``case(rank, mesh, folder)``, a function of a module, on every rank; its first error is raised here.
+
+    A fork starts in milliseconds. But one that left with an error was once seen to stay for a minute, and the rank that
+    waited for it timed out: a test in which a rank leaves starts them by ``"spawn"``.
+    """
+    context = mp.start_processes(_process, (number, case, str(folder)), number, join=False, start_method=start)
     deadline = time.monotonic() + SECONDS
     try:
         while not context.join(timeout=1):

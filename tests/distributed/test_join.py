@@ -67,7 +67,7 @@ def refused_where_the_other_has_no_batch(rank, mesh, folder):
 def test_join_is_refused_while_a_rank_has_left_already(tmp_path):
     """The rank that has left waits for gradients until the other ends."""
     with pytest.raises(Exception, match=r"same number of steps|Connection closed by peer|Connection reset"):
-        in_two_processes(refused_where_the_other_has_no_batch, tmp_path)
+        in_two_processes(refused_where_the_other_has_no_batch, tmp_path, "spawn")
 
 
 def allowed(rank, mesh, folder):

@@ -347,7 +347,7 @@ def one_rank_fails(rank, mesh, folder):
 
 def test_a_bad_loss_on_one_rank_ends_both(tmp_path):
     with pytest.raises(Exception, match=r"loss of task 'rain' has shape|Connection closed by peer|Connection reset"):
-        in_two_processes(one_rank_fails, tmp_path)
+        in_two_processes(one_rank_fails, tmp_path, "spawn")
 
 
 def losses_of_several_dtypes(rank, mesh, folder):
@@ -398,4 +398,4 @@ def a_head_that_ddp_does_not_look_for(rank, mesh, folder):
 def test_a_head_that_ddp_does_not_look_for_ends_both(tmp_path):
     """The rank without it sees that in its next pass, and the one that waits for it that the other has gone."""
     with pytest.raises(Exception, match=r"Expected to have finished reduction|Connection closed|Connection reset"):
-        in_two_processes(a_head_that_ddp_does_not_look_for, tmp_path)
+        in_two_processes(a_head_that_ddp_does_not_look_for, tmp_path, "spawn")

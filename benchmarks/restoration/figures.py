@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -63,9 +64,8 @@ def plot_images(rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture of at most 1.5 MB, coarser where it would be larger."""
-    dpi = 100.0
     options = {"pil_kwargs": {"quality": 95, "subsampling": 0}} if path.suffix == ".jpg" else {}
-    figure.savefig(path, dpi=dpi, **options)
-    while path.stat().st_size > LARGEST:
-        dpi *= 0.8
-        figure.savefig(path, dpi=dpi, **options)
+    for power in count():
+        figure.savefig(path, dpi=100 * 0.8**power, **options)
+        if path.stat().st_size <= LARGEST:
+            return

@@ -110,10 +110,7 @@ class Arena:
 
     @cached_property
     def spread(self) -> pd.Series:
-        """How unevenly the losses of the tasks decrease where the method weighs them: see :func:`spread_of_rates`.
-
-        A row a method and seed.
-        """
+        """How unevenly the losses decrease where the method weighs, by method and seed: see :func:`spread_of_rates`."""
         values = {}
         for key, run in self.runs.items():
             steps, losses, _ = run.history()

@@ -4,7 +4,7 @@
 #             with the newest of everything; each in an environment of its own, of several GB
 # make zoo    wrapped against unwrapped for every optimizer of four packages: a table, runs/zoo/results.json
 # make toy    two objectives, five starts, every weighting: a table and a picture of the descents in runs/toy/
-# make compare   methods x seeds on the demo's problem: a table and a picture in runs/compare/; QUICK=1 for six of them
+# make compare   problems x methods x seeds, tuned: pages and pictures in runs/compare/, in hours; QUICK=1 in minutes
 # make photos   14 photographs, 32 megapixels, from two Debian packages (27 MB, nothing is installed): runs/photographs/
 # make bench   what the wrapper costs a step: tables and a picture in runs/overhead/; QUICK=1: 7 and 40 tasks, briefly
 # Each makes .venv and installs what it needs. ARGS="..." goes to the demo, to toy, to compare, to bench or to pytest.
@@ -13,8 +13,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # What runs without the demo, the examples, the benchmarks and the frameworks.
-CORE := art_optim tests $(addprefix --ignore=tests/, frameworks restoration zoo distributed/test_examples.py \
-	$(addprefix test_, $(addsuffix .py, compare compare_data documentation examples overhead restoration_example scaling toy typing)))
+CORE := art_optim tests $(addprefix --ignore=tests/, compare frameworks problems restoration zoo distributed/test_examples.py \
+	$(addprefix test_, $(addsuffix .py, documentation examples methods overhead restoration_example scaling toy typing)))
 
 WALLPAPERS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
 UNPACKED := runs/photographs/debian

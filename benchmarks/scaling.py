@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +31,7 @@ import torch.multiprocessing as mp
 
 from art_optim import TaskLosses
 from art_optim.distributed import Processes
-from benchmarks.machine import processor
+from benchmarks.machine import at_least, circumstances, save
 
 TASKS = (2, 7, 40, 200, 1000)
 GRADIENTS = 3 * 256 * 257  # of three layers of 256
@@ -61,9 +58,8 @@ def measure(rank: int, number: int, rounds: int, folder: str) -> None:
             began = time.perf_counter()
             cases[name]()
             times[-1][name] = 1e6 * (time.perf_counter() - began)
-    slowest = torch.tensor(
-        [[of_round[name] for name in cases] for of_round in times[rounds // 10 :]]
-    )  # less the warm-up
+    after_warm_up = times[rounds // 10 :]
+    slowest = torch.tensor([[of_round[name] for name in cases] for of_round in after_warm_up])
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     if rank == 0:
         Path(folder, "times.json").write_text(json.dumps(dict(zip(cases, slowest.T.tolist(), strict=True))))
@@ -98,14 +94,11 @@ def table(results: dict[str, Any]) -> str:
         for number, times in results["modelled"].items()
     ]
     assumed = results["assumed"]
-    return "\n".join(
-        [
-            pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
-            "",
-            "Microseconds: the median and the quartiles over the rounds, gloo, one thread a process. Gradients: the "
-            f"all-reduce of {GRADIENTS} numbers, which training does anyway.",
-            f"The model has a latency of {assumed['latency']:g} us and {assumed['bandwidth']:g} GB/s a message.",
-        ]
+    return (
+        f"{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n\n"
+        "Microseconds: the median and the quartiles over the rounds, gloo, one thread a process. Gradients: the "
+        f"all-reduce of {GRADIENTS} numbers, which training does anyway.\n"
+        f"The model has a latency of {assumed['latency']:g} us and {assumed['bandwidth']:g} GB/s a message."
     )
 
 
@@ -113,22 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="how many, on this machine")
-    parser.add_argument("--rounds", type=int, default=300, help="a tenth of them warms up")
+    parser.add_argument("--processes", type=at_least(2), nargs="+", default=[2, 4], help="how many, on this machine")
+    parser.add_argument("--rounds", type=at_least(10), default=300, help="a tenth of them warms up")
     parser.add_argument("--clusters", type=int, nargs="+", default=[8, 64, 1024], help="sizes for the model")
     parser.add_argument("--latency", type=float, default=10.0, help="of a message, microseconds, for the model")
     parser.add_argument("--bandwidth", type=float, default=10.0, help="of a message, GB/s, for the model")
     parser.add_argument("--output", type=Path, default=Path("runs/scaling"), help="folder of the results")
     given = parser.parse_args(arguments)
-    if min(given.processes) < 2:
-        parser.error(f"--processes has {min(given.processes)}; give numbers of at least 2")
-    if given.rounds < 10:
-        parser.error(f"--rounds is {given.rounds}; give at least 10")
     sizes = {**{f"{tasks} tasks": 2 * tasks for tasks in TASKS}, "gradients": GRADIENTS}
     results = {
-        "command": shlex.join(["python", "-m", "benchmarks.scaling", *arguments]),
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **circumstances("benchmarks.scaling", arguments),
         "measured": {number: measured(number, given.rounds) for number in given.processes},
         "assumed": {"latency": given.latency, "bandwidth": given.bandwidth},
         "modelled": {
@@ -136,9 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number in given.clusters
         },
     }
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.output / "table.md").write_text(table(results) + "\n")
+    save(given.output, results, table(results))
     print(table(results))
     return 0
 

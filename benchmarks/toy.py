@@ -20,59 +20,50 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor
 
 from art_optim import TaskReweightedOptimizer
-from art_optim.gradients.aggregation import JacobianAggregation
-from art_optim.weighting import Weighting, available, create
-from benchmarks.aggregators import AGGREGATORS
-from benchmarks.cache import complete, processes
+from art_optim.weighting import Weighting
+from benchmarks.machine import at_least, circumstances, save
+from benchmarks.methods import FIXED_AT, Method, default
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALES = (0.1, 1.0)
 BOUNDS = (-2.1, -21.0)  # of the scaled objectives, from below: those that FAMO is given by its authors
 LEARNING_RATE = 1e-3
 FRONT = -8.3552  # x2 of the published front, where |x1| <= 7; the exact one bends to -8.4345 at its ends
-
-
-@dataclass(frozen=True)
-class Method:
-    """What makes a weighting, anew for every run, and whether it is given the losses less ``BOUNDS``."""
-
-    make: Callable[[], Weighting]
-    shifted: bool = False
-
-
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "dwa": {"period": 25},  # the window of Nash-MTL's and FAMO's code
     "famo": {"min_losses": BOUNDS, "weight_decay": 0.0},  # its authors' for this problem
 }
 OUT_OF_PLACE = ("dwa", "uncertainty")  # they need positive losses, but published comparisons have them as they are
+SHIFTED = "-shifted"  # after the name of a method that is given the losses less BOUNDS
 
 
-def _methods() -> dict[str, Method]:
-    makers = {name: partial(create, name, **HYPERPARAMETERS.get(name, {})) for name in available() if name != "fixed"}
-    shifted = [name for name, make in makers.items() if "positive losses" in make().needs]
-    return {
-        **{name: Method(make) for name, make in makers.items() if name not in shifted or name in OUT_OF_PLACE},
-        **{name: Method(partial(JacobianAggregation, make())) for name, make in AGGREGATORS.items()},
-        **{f"{name}-shifted": Method(makers[name], shifted=True) for name in shifted},
-    }
+def weighting(name: str) -> Weighting:
+    """Construct what weighs in a method, on its published scale."""
+    kind = name.removesuffix(SHIFTED)
+    return replace(Method.parse(kind).weighting(), normalize="published", **HYPERPARAMETERS.get(kind, {}))
+
+
+def _methods() -> list[str]:
+    names = [name for name in default() if not name.startswith(FIXED_AT)]
+    shifted = [name for name in names if "positive losses" in weighting(name).needs]
+    as_they_are = [name for name in names if name not in shifted or name in OUT_OF_PLACE]
+    return [*as_they_are, *(f"{name}{SHIFTED}" for name in shifted)]
 
 
 METHODS = _methods()
@@ -94,11 +85,11 @@ def on_front(points: Tensor) -> Tensor:
     return (x1.abs() <= 7.05) & ((x2 - FRONT).abs() < 0.15)
 
 
-def descend(method: Method, start: Sequence[float], steps: int) -> Tensor:
+def descend(method: str, start: Sequence[float], steps: int) -> Tensor:
     """Return the points [steps + 1, 2] that Adam visits with the losses weighed by the method."""
     x = torch.tensor(start, requires_grad=True)
-    optimizer = TaskReweightedOptimizer(torch.optim.Adam([x], lr=LEARNING_RATE), ("f1", "f2"), method.make())
-    scales, shift = torch.tensor(SCALES), torch.tensor(BOUNDS) * method.shifted
+    optimizer = TaskReweightedOptimizer(torch.optim.Adam([x], lr=LEARNING_RATE), ("f1", "f2"), weighting(method))
+    scales, shift = torch.tensor(SCALES), torch.tensor(BOUNDS) * method.endswith(SHIFTED)
     points = torch.empty(steps + 1, 2)
     points[0] = x.detach()
     for step in range(steps):
@@ -109,49 +100,53 @@ def descend(method: Method, start: Sequence[float], steps: int) -> Tensor:
     return points
 
 
-def configuration(name: str, start: Sequence[float], steps: int) -> dict[str, Any]:
-    """What a run depends on."""
-    method = METHODS[name]
-    return {
-        "method": name,
-        "weighting": repr(method.make()),
-        "shifted": method.shifted,
-        "start": list(start),
-        "steps": steps,
-    }
-
-
-def examine(config: dict[str, Any]) -> dict[str, Any]:
+def examine(method: str, start: Sequence[float], steps: int) -> dict[str, Any]:
     """Descend once, and return what came of it."""
     torch.set_num_threads(1)  # there is nothing to divide
     began = time.perf_counter()
-    points = descend(METHODS[config["method"]], config["start"], config["steps"])
+    points = descend(method, start, steps)
     seconds = time.perf_counter() - began
     elsewhere = (~on_front(points)).nonzero()
     arrived = int(elsewhere[-1]) + 1 if len(elsewhere) else 0
     return {
-        **config,
         "end": points[-1].tolist(),
         "losses": (torch.tensor(SCALES) * objectives(points[-1])).tolist(),
-        "reached": arrived <= config["steps"],
-        "steps_to_reach": arrived if arrived <= config["steps"] else None,
+        "reached": arrived <= steps,
+        "steps_to_reach": arrived if arrived <= steps else None,
         "seconds": round(seconds, 2),
-        "path": points[:: max(1, config["steps"] // 1000)].tolist(),
+        "path": points[:: max(1, steps // 1000)].tolist(),
     }
+
+
+def complete(method: str, start: Sequence[float], steps: int, file: Path) -> dict[str, Any]:
+    """Return a run: from its file if that is of the same configuration, else made now and then kept."""
+    config = {
+        "method": method,
+        "weighting": repr(weighting(method)),
+        "shifted": method.endswith(SHIFTED),
+        "start": list(start),
+        "steps": steps,
+    }
+    if file.exists() and config.items() <= (found := json.loads(file.read_text())).items():
+        return dict(found)
+    run = config | examine(method, start, steps)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".new").write_text(json.dumps(run) + "\n")
+    os.replace(file.with_suffix(".new"), file)  # never half a run
+    return run
 
 
 def compare(methods: Sequence[str], steps: int, jobs: int, output: Path, console: Console) -> dict[str, list[Any]]:
     """Descend from every start with every method; return the runs by method, in the order of the starts."""
-
-    def path(config: dict[str, Any]) -> Path:
-        return output / "runs" / f"{config['method']}-{STARTS.index(tuple(config['start'])) + 1}.json"
-
-    configs = [configuration(name, start, steps) for name in methods for start in STARTS]
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "runs", TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress, processes(min(jobs, len(configs))) as over:
-        bar = progress.add_task("descending", total=len(configs))
-        runs = complete(examine, {path(config): config for config in configs}, over, partial(progress.advance, bar))
-    return {name: [run for run in runs if run["method"] == name] for name in methods}
+    runs: dict[str, list[Any]] = {name: [] for name in methods}
+    made = Parallel(jobs, return_as="generator", batch_size=1)(
+        delayed(complete)(name, start, steps, output / "runs" / f"{name}-{index}.json")
+        for name in runs
+        for index, start in enumerate(STARTS, 1)
+    )
+    for run in track(made, "descending", len(runs) * len(STARTS), console=console):
+        runs[run["method"]].append(run)
+    return runs
 
 
 def table(runs: dict[str, list[Any]]) -> str:
@@ -159,7 +154,7 @@ def table(runs: dict[str, list[Any]]) -> str:
     rows = [
         {
             "method": name,
-            "losses": "shifted" if METHODS[name].shifted else "as they are",
+            "losses": "shifted" if name.endswith(SHIFTED) else "as they are",
             "reached": f"{sum(run['reached'] for run in of)} of {len(of)}",
             "fails from": ", ".join("({:g}, {:g})".format(*run["start"]) for run in of if not run["reached"]),
         }
@@ -203,34 +198,22 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m benchmarks.toy", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD", help=", ".join(METHODS)
+        "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=", ".join(METHODS)
     )
-    parser.add_argument("--steps", type=int, default=50_000, help="of Adam, from each of the five starts")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--steps", type=at_least(1), default=50_000, help="of Adam, from each of the five starts")
+    parser.add_argument("--jobs", type=at_least(1), default=os.cpu_count(), help="processes")
     parser.add_argument("--output", type=Path, default=Path("runs/toy"), help="folder of results and finished runs")
     given = parser.parse_args(arguments)
-    for name in ("steps", "jobs"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} is {getattr(given, name)}; give a whole number, at least 1")
     console = Console()
     try:
         runs = compare(given.methods, given.steps, given.jobs, given.output, console)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from the runs in {given.output}/", soft_wrap=True)
         return 130
-
-    results = {
-        "command": shlex.join(["python", "-m", "benchmarks.toy", *arguments]),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "problem": {"scales": SCALES, "bounds": BOUNDS, "learning_rate": LEARNING_RATE, "front": FRONT},
-        "runs": {
-            name: [{key: value for key, value in run.items() if key != "path"} for run in of]
-            for name, of in runs.items()
-        },
-    }
-    (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.output / "table.md").write_text(table(runs) + "\n")
+    kept = {name: [{key: run[key] for key in run if key != "path"} for run in of] for name, of in runs.items()}
+    problem = {"scales": SCALES, "bounds": BOUNDS, "learning_rate": LEARNING_RATE, "front": FRONT}
+    results = {**circumstances("benchmarks.toy", arguments), "problem": problem, "runs": kept}
+    save(given.output, results, table(runs))
     plot(runs, given.output / "toy.png")
     console.print(table(runs), soft_wrap=True)
     console.print(f"\nresults.json, table.md and toy.png are in {given.output}/", soft_wrap=True)

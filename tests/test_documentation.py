@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 import torch
 
 from art_optim.weighting import available, create, registry
-from benchmarks import methods
+from benchmarks import method_table
+from benchmarks.compare import report
 
 from .weighting.test_properties import NUM_TASKS, STEPS, history, run
 
@@ -52,12 +52,12 @@ def test_the_recipes_run_and_name_every_example():
 
 
 def test_the_table_of_methods_is_that_of_the_registry():
-    """Else: python -m benchmarks.methods --write."""
-    assert f"{methods.BEGIN}{methods.table()}\n{methods.END}" in (ROOT / "README.md").read_text()
+    """Else: python -m benchmarks.method_table --write."""
+    assert f"{method_table.BEGIN}{method_table.table()}\n{method_table.END}" in (ROOT / "README.md").read_text()
 
 
 def test_what_the_table_of_methods_says():
-    rows = {name: methods.describe(name, create(name)) for name in available() if name != "fixed"}
+    rows = {name: method_table.describe(name, create(name)) for name in available() if name != "fixed"}
     papers = {name: rows[name]["paper"] for name in ("equal", "relobralo", "stch")}
     assert papers == {"equal": "", "relobralo": "Bischof and Kraus, 2021", "stch": "Lin et al., ICML 2024"}
     assert [rows[name]["learned"] for name in ("famo", "gradnorm", "art", "rlw")] == ["yes", "yes", "no", "no"]
@@ -66,18 +66,21 @@ def test_what_the_table_of_methods_says():
 
 def test_the_table_of_methods_is_written_between_its_comments(tmp_path, monkeypatch):
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{methods.BEGIN}old\n{methods.END}\nafter\n")
-    monkeypatch.setattr(methods, "README", page)
-    methods.main(["--write"])
-    assert page.read_text() == f"before\n{methods.BEGIN}{methods.table()}\n{methods.END}\nafter\n"
+    page.write_text(f"before\n{method_table.BEGIN}old\n{method_table.END}\nafter\n")
+    monkeypatch.setattr(method_table, "README", page)
+    method_table.main(["--write"])
+    assert page.read_text() == f"before\n{method_table.BEGIN}{method_table.table()}\n{method_table.END}\nafter\n"
 
 
-def test_the_table_of_the_comparison_is_that_of_its_results():
-    results = ROOT / "benchmarks/results/compare"
-    assert (results / "table.md").read_text().strip() in (ROOT / "README.md").read_text()
-    found = json.loads((results / "results.json").read_text())
-    assert found["command"].startswith("python -m benchmarks.compare")
-    assert all(found[key] for key in ("machine", "versions", "seeds"))
+def test_the_pages_of_the_comparison_are_those_of_their_results():
+    folder = ROOT / "benchmarks/results/compare"
+    every = report.read(folder)
+    assert report.overall(every) == (folder / report.OVERALL).read_text()
+    assert report.summary(every) in (ROOT / "README.md").read_text()
+    for results in every:
+        assert report.page(results) == (folder / report.slug(results["problem"]) / report.PAGE).read_text()
+        assert results["command"].startswith("python -m benchmarks.compare")
+        assert all(results[key] for key in ("machine", "versions", "seeds"))
 
 
 def test_the_table_of_the_all_reduce_is_that_of_its_results():

@@ -16,9 +16,9 @@ from art_optim import Art, TaskReweightedOptimizer
 from art_optim import compiled as compiled_weighing
 from art_optim.weighting import available, registry
 from benchmarks import timing
+from benchmarks.authors import HostArt
 from benchmarks.overhead import __main__ as command
-from benchmarks.overhead import compiling, counting, measuring, methods, profile, training, weighing
-from benchmarks.overhead.authors import HostArt
+from benchmarks.overhead import counting, measuring, methods, profile, steps
 from benchmarks.overhead.inputs import INPUTS, Mixed, Named
 from benchmarks.overhead.measuring import Combination
 from benchmarks.overhead.problems import PROBLEMS
@@ -54,17 +54,17 @@ def test_every_contestant_trains(combination, monkeypatch):
 LOOK_AT_GRADIENTS = {"gradnorm", "gradnorm every 8", "upgrad", "upgrad every 8"}
 
 
-@pytest.mark.parametrize("given", INPUTS)
-def test_all_that_weigh_nothing_train_alike(given):
+@pytest.mark.parametrize("of", [("mlp", "named", 3), ("mlp", "mixed", 3), ("synthetic", "own", 4)], ids=str)
+def test_all_that_weigh_nothing_train_alike(of):
     """The plain loop, its second turn, the stacked sum, equal weights and TorchJD's sum: one training."""
     alike = ["plain", "plain again", "stacked", "equal", "torchjd Sum"]
-    if given == "mixed":  # where plain is the mean over the samples
+    if of[1] == "mixed":  # where plain is the mean over the samples
         alike = ["stacked", "equal", "torchjd Sum"]
     gradients = []
     for name in alike:
-        of = Combination("mlp", given, 3).given("cpu")
-        training.step_of(name, of)()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in of.problem.network.parameters()]))
+        given = Combination(*of).given("cpu")
+        steps.step_of(name, given)()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in given.problem.network.parameters()]))
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0])
 
@@ -119,7 +119,7 @@ def test_what_makes_no_sense_is_named(axes, method, why):
 def test_gradnorm_looks_at_the_last_shared_layer():
     for problem, shape in (("mlp", (256, 256)), ("conv", (32, 32, 3, 3)), ("srresnet", (3, 32, 3, 3))):
         given = Combination(problem, "named", 3).given("cpu")
-        assert methods.weighting("gradnorm", given.problem).shared[0].shape == shape
+        assert methods.weighting(methods.method_of("gradnorm"), given.problem).shared[0].shape == shape
 
 
 def test_ratios_by_hand():
@@ -184,6 +184,18 @@ def test_it_leaves_a_table_results_and_a_picture(tmp_path, capsys):
     assert table.partition("\n# Each")[0].strip() in capsys.readouterr().out
     with Image.open(tmp_path / "overhead.png") as picture:
         assert min(picture.size) > 100
+
+
+def test_a_problem_of_the_comparison_has_its_own_losses_and_tasks(tmp_path):
+    few = ["--problems", "synthetic", "synthetic-rare:rare=0.000001", "--methods", "art", "torchjd UW"]
+    assert command.main([*TINY, *few, "--output", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(of["input"], of["tasks"]) for of in results["results"]} == {("own", 4)}
+    methods_of = {
+        problem: {of["method"] for of in results["results"] if of["problem"] == problem} for problem in few[1:3]
+    }
+    assert methods_of["synthetic"] == {"plain", "plain again", "art", "torchjd UW"}
+    assert methods_of["synthetic-rare:rare=0.000001"] == {"plain", "plain again", "art"}  # a task is absent
 
 
 def test_a_combination_that_makes_no_sense_is_left_out():
@@ -268,9 +280,9 @@ def compile_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize("name", ["art", "famo", "torchjd UW"])
 def test_compiled_methods_train_alike(name, given, compile_without_a_compiler):
     parameters = []
-    for method in (name, f"{compiling.COMPILED}{name}"):
+    for method in (name, f"{methods.COMPILED}{name}"):
         of = Combination("mlp", given, 3).given("cpu")
-        step = training.step_of(method, of)
+        step = steps.step_of(method, of)
         for _ in range(3):
             step()
         parameters.append([*of.problem.network.parameters()])
@@ -280,15 +292,13 @@ def test_compiled_methods_train_alike(name, given, compile_without_a_compiler):
 def test_compiled_methods_weigh_alike(compile_without_a_compiler):
     of = Combination("weighing", "named", 3).given("cpu")
     for name in ("art", "famo"):
-        (_, eager, _), (_, compiled, _) = (
-            weighing.step_of(f"{prefix}{name}", of)() for prefix in ("", compiling.COMPILED)
-        )
+        (_, eager, _), (_, compiled, _) = (steps.step_of(f"{prefix}{name}", of)() for prefix in ("", methods.COMPILED))
         torch.testing.assert_close(eager, compiled)
 
 
 def test_functions_made_alike_are_compiled_each_by_itself(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    first, second = (compiling.compiled(lambda x, by=by: x + by) for by in (1, 2))
+    first, second = (steps.compiled(lambda x, by=by: x + by) for by in (1, 2))
     assert first.__code__ is not second.__code__
 
 
@@ -310,7 +320,7 @@ def test_the_clock_takes_the_parts_from_the_whole(monkeypatch):
 
 def test_the_phases_of_both_sides_and_nothing_is_left_behind():
     sides = [Combination("mlp", "named", 3).given("cpu") for _ in range(2)]
-    plain, inner = (training.inner(side.problem.network) for side in sides)
+    plain, inner = (steps.inner(side.problem.network) for side in sides)
     wrapped = TaskReweightedOptimizer(inner, sides[1].problem.tasks)
     methods_before = torch.autograd.backward, inner.step
     times = profile.phases(plain, wrapped, sides, "cpu", rounds=2)
@@ -338,11 +348,12 @@ def test_the_profile_of_a_compiled_method_has_no_lines(compile_without_a_compile
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods", "nothing"], "--methods has 'nothing'; choose from plain, "),
-        (["--tasks", "0"], "--tasks has 0; give whole numbers, at least 1"),
-        (["--rounds", "0"], "--rounds is 0; give a whole number, at least 1"),
+        (["--methods", "nothing"], "--methods: invalid choice: 'nothing' (choose from "),
+        (["--tasks", "0"], "--tasks: '0' is refused; give a whole number, at least 1"),
+        (["--rounds", "0"], "--rounds: '0' is refused; give a whole number, at least 1"),
+        (["--problems", "nothing"], "--problems: problem 'nothing' is not known"),
         (["--device", "cuda"], "--device is cuda; this machine has no CUDA device"),
-        (["--threads", "0"], "--threads is 0; give a whole number, at least 1"),
+        (["--threads", "0"], "--threads: '0' is refused; give a whole number, at least 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, message, capsys, monkeypatch):

@@ -33,8 +33,8 @@ def test_it_leaves_a_table_and_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--processes", "1"], "--processes has 1; give numbers of at least 2"),
-        (["--rounds", "9"], "--rounds is 9; give at least 10"),
+        (["--processes", "1"], "--processes: '1' is refused; give a whole number, at least 2"),
+        (["--rounds", "9"], "--rounds: '9' is refused; give a whole number, at least 10"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments, message, capsys):

@@ -77,14 +77,13 @@ def test_gradients_are_opposed_in_the_middle_of_the_front():
 
 def test_every_weighting_is_there_but_the_one_that_needs_weights():
     assert {*available()} - {"fixed"} <= {name.removesuffix("-shifted") for name in toy.METHODS}
-    for name, method in toy.METHODS.items():
-        if name not in toy.OUT_OF_PLACE:
-            assert method.shifted == ("positive losses" in method.make().needs)
+    for name in {*toy.METHODS} - {*toy.OUT_OF_PLACE}:
+        assert name.endswith("-shifted") == ("positive losses" in toy.weighting(name).needs)
 
 
 @pytest.mark.parametrize("name", [name for name in toy.METHODS if name.removesuffix("-shifted") in available()])
 def test_every_method_descends(name):
-    points = toy.descend(toy.METHODS[name], (0.0, -1.0), steps=40)
+    points = toy.descend(name, (0.0, -1.0), steps=40)
     values = toy.objectives(points)
     assert points.isfinite().all()
     assert (values[-1] < values[0]).all()
@@ -96,7 +95,7 @@ def test_every_method_descends(name):
 def test_when_a_run_arrives(monkeypatch, start, steps_to_reach):
     """With a method that walks in steps of a thousandth towards (0, -8.36)."""
     monkeypatch.setattr(toy, "descend", walk)
-    run = toy.examine(toy.configuration("equal", start, steps=20))
+    run = toy.examine("equal", start, steps=20)
     assert run["steps_to_reach"] == steps_to_reach
     assert run["reached"] == (steps_to_reach is not None)
 
@@ -166,4 +165,4 @@ def test_processes_find_what_one_process_finds(tmp_path):
 def test_nothing_to_do_is_refused(option, capsys):
     with pytest.raises(SystemExit):
         toy.main([f"--{option}", "0"])
-    assert f"--{option} is 0; give a whole number, at least 1" in capsys.readouterr().err
+    assert f"--{option}: '0' is refused; give a whole number, at least 1" in capsys.readouterr().err

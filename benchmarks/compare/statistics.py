@@ -1,60 +1,115 @@
-"""What scores of several seeds say: means, intervals, paired differences, ranks.
+"""What several seeds say: paired differences and their significance, ranks, Delta m.
 
-Scores are a frame with a row a method and seed, and a column a metric and task.
+Values are a frame with a row a method and seed, and a column a metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
-from scipy.stats import t
+import scikit_posthocs
+from scipy.stats import friedmanchisquare, ttest_1samp
+from statsmodels.stats.multitest import multipletests
 
-from benchmarks.cache import Run
+from benchmarks.estimates import Estimate, estimate
+from benchmarks.problems import Metric
 
-AVERAGE = "average"
 REFERENCE = "equal"
+DIGITS = 6  # metrics that agree to so many significant digits rank level
 
 
-def scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Lay out the scores of the runs."""
-    rows = {
-        (run["method"], run["config"]["seed"]): {
-            (metric, task): value for task, of in run["scores"].items() for metric, value in of.items()
-        }
-        for run in runs
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["method", "seed"])
+def frame(runs: Iterable[Mapping[str, Any]], split: str) -> pd.DataFrame:
+    """Lay out the metrics of the runs on a split."""
+    rows = {(run["method"], run["seed"]): run["metrics"][split] for run in runs}
+    values = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
+    return values.set_axis(pd.MultiIndex.from_tuples(values.index, names=["method", "seed"]), axis=0)
 
 
-def psnr(frame: pd.DataFrame) -> pd.DataFrame:
-    """The PSNR of each task, and of the tasks on average."""
-    return frame["psnr"].assign(**{AVERAGE: frame["psnr"].mean(axis=1)})
-
-
-def differences(values: pd.DataFrame) -> pd.DataFrame:
+def differences(values: pd.Series) -> pd.Series:
     """Subtract from each run the run of equal weighting that has the same seed."""
     return values - values.loc[REFERENCE].reindex(values.index, level="seed")
 
 
-def mean(values: pd.DataFrame) -> pd.DataFrame:
-    """Average over the seeds: a row a method."""
-    return values.groupby("method", sort=False).mean()
+def estimates(values: pd.Series) -> dict[str, Estimate]:
+    """Estimate the mean over the seeds of each method."""
+    return {str(method): estimate(of.droplevel("method")) for method, of in values.groupby("method", sort=False)}
 
 
-def half_width(values: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Half the width of the t interval of the mean over the seeds, ``t s / sqrt(n)``; NaN for one seed."""
-    seeds = values.groupby("method", sort=False)
-    quantile = t.ppf((1 + confidence) / 2, seeds.size() - 1)
-    return seeds.sem().mul(quantile, axis=0)
+def significance(values: pd.Series) -> dict[str, float]:
+    """Return the p-value of each method's paired difference to equal weighting, after Holm's correction.
 
-
-def mean_rank(frame: pd.DataFrame) -> pd.Series:
-    """Rank the methods by each metric, the PSNR and the SSIM of each task, and average the ranks.
-
-    For each seed and metric the best of the methods has rank 1, and methods that are level share the mean of their
-    ranks; these are averaged over the metrics, and then over the seeds. The mean rank of a method depends on the
-    methods that it is compared with.
+    It is that of the paired t test, NaN where fewer than two seeds have both or all differences are 0.
     """
-    ranks = frame.groupby("seed").rank(ascending=False, na_option="bottom")
-    return ranks.mean(axis=1).groupby("method", sort=False).mean()
+    paired = differences(values).drop(REFERENCE, level="method").groupby("method", sort=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of differences that hardly vary
+        found = {str(method): _p_value(of.dropna()) for method, of in paired}
+    tested = [method for method, p in found.items() if not math.isnan(p)]
+    if tested:
+        found |= dict(zip(tested, multipletests([found[method] for method in tested], method="holm")[1], strict=True))
+    return found
+
+
+def _p_value(differences: pd.Series) -> float:
+    return float(ttest_1samp(differences, 0).pvalue) if len(differences) > 1 else math.nan
+
+
+def ranks(values: pd.DataFrame, higher: bool) -> pd.DataFrame:
+    """Rank methods in each column; 1 is the best, level ones share the mean of their ranks, None is the worst."""
+    rounded = values.map(lambda value: float(f"{value:.{DIGITS}g}") if math.isfinite(value) else math.nan)
+    return rounded.rank(ascending=not higher, na_option="bottom")
+
+
+def mean_ranks(values: pd.Series, higher: bool) -> dict[str, float]:
+    """Return the mean rank of each method over the seeds."""
+    return {str(method): rank for method, rank in ranks(values.unstack("seed"), higher).mean(axis=1).items()}
+
+
+def delta_m(
+    metrics: Mapping[str, Metric], of: Mapping[str, float | None], alone: Mapping[str, Mapping[str, float | None]]
+) -> dict[str, float]:
+    r"""Return Delta m in percent, how far the metrics of tasks are above those of the tasks trained alone.
+
+    With :math:`\Delta_{ij} = \pm (M_{ij} - S_{ij}) / |S_{ij}|` for metric :math:`j` of task :math:`i`, positive where
+    multi-task training is better:
+
+    - ``"tasks"``: the mean over the tasks of the means over their metrics (Maninis et al., CVPR 2019; LibMTL);
+    - ``"metrics"``: minus the mean over all metrics, so that lower is better (Navon et al., ICML 2022; FAMO).
+
+    Empty where no metric is of a task, or a value is missing.
+    """
+    by_task: dict[str, list[float]] = {}
+    for name, metric in metrics.items():
+        if metric.task is None:
+            continue
+        value, single = of[name], alone.get(metric.task, {}).get(name)
+        if value is None or not single:
+            return {}
+        gain = (value - single) / abs(single)
+        by_task.setdefault(metric.task, []).append(100 * (gain if metric.higher else -gain))
+    if not by_task:
+        return {}
+    flat = [gain for gains in by_task.values() for gain in gains]
+    return {
+        "tasks": sum(sum(gains) / len(gains) for gains in by_task.values()) / len(by_task),
+        "metrics": -sum(flat) / len(flat),
+    }
+
+
+def friedman(blocks: pd.DataFrame) -> tuple[float, pd.DataFrame]:
+    """Return the p-value of Friedman's test that all methods are alike, and those of Nemenyi's of each pair.
+
+    Args:
+        blocks: Ranks: a row a method, a column a block (such as a problem).
+    """
+    p_value = float(friedmanchisquare(*blocks.to_numpy()).pvalue)
+    return p_value, scikit_posthocs.posthoc_nemenyi_friedman(blocks.T)
+
+
+def names(sequence: Sequence[str]) -> str:
+    """Write names as code."""
+    return ", ".join(f"`{name}`" for name in sequence)

@@ -3,6 +3,7 @@
 python -m benchmarks.overhead                                    # everything
 python -m benchmarks.overhead --quick                            # two problems, 7 and 40 tasks: under a minute
 python -m benchmarks.overhead --problems mlp --methods art --compile
+python -m benchmarks.overhead --problems helmholtz vae                    # of benchmarks.problems, by name
 python -m benchmarks.overhead --device cuda
 python -m benchmarks.overhead.profile                            # where the microseconds of one step go
 python -m benchmarks.overhead --help
@@ -11,29 +12,22 @@ python -m benchmarks.overhead --help
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import track
 
-import art_optim
-from benchmarks.machine import processor
+from benchmarks.machine import at_least, circumstances, save
 
 from . import methods, report
-from .compiling import COMPILED, why_not
-from .inputs import INPUTS
+from .inputs import INPUTS, OWN
 from .measuring import Combination, measure
-from .problems import PROBLEMS
+from .problems import PROBLEMS, created
 
 QUICK = {"problems": ["weighing", "mlp"], "tasks": [7, 40], "seconds": 1.0, "rounds": 3}
 
@@ -44,32 +38,16 @@ def sweep(
     """Measure the combinations, until interrupted; return a record for each and method, and why others are left out."""
     records: list[dict[str, Any]] = []
     skipped: dict[Combination, dict[str, str]] = {}
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(combinations))
-        try:
-            for of in combinations:
-                progress.update(bar, description=f"{of.problem}, {of.input}, {of.tasks} tasks")
-                why = of.skipped()
-                if why is not None:
-                    skipped[of] = {of.problem: why}
-                else:
-                    measured, skipped[of] = measure(of, names, given.device, given.rounds, given.seconds)
-                    records += measured
-                progress.advance(bar)
-        except KeyboardInterrupt:
-            console.print("interrupted: the results are of what was finished")
+    try:
+        for of in track(combinations, "measuring", console=console):
+            why = of.skipped()
+            measured, skipped[of] = (
+                ([], {of.problem: why}) if why else measure(of, names, given.device, given.rounds, given.seconds)
+            )
+            records += measured
+    except KeyboardInterrupt:
+        console.print("interrupted: the results are of what was finished")
     return records, skipped
-
-
-def machine(given: argparse.Namespace) -> dict[str, Any]:
-    """Where it is measured."""
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.device(given.device).type == "cuda" else given.device,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,23 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     note = why_not(given.device) if given.compile else None
     if note:
         console.print(f"nothing is compiled: {note}", soft_wrap=True, markup=False)
-    names = given.methods or methods.names()
+    names = given.methods
     if given.compile and not note:
-        names = [*names, *(f"{COMPILED}{name}" for name in methods.compilable() if name in names)]
-    combinations = [Combination(*axes) for axes in product(given.problems, given.inputs, given.tasks)]
-    records, skipped = sweep(combinations, names, given, console)
+        names = [*names, *(f"{methods.COMPILED}{name}" for name in methods.compilable() if name in names)]
+    records, skipped = sweep(given.combinations, names, given, console)
     if not records:
         return 130
 
     results = {
-        "command": shlex.join(["python", "-m", "benchmarks.overhead", *arguments]),
-        "machine": machine(given),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchjd": version("torchjd"),
-            "art_optim": art_optim.__version__,
-        },
+        **circumstances("benchmarks.overhead", arguments),
         "rounds": {"least": given.rounds, "seconds": given.seconds},
         "not compiled": note,
         "skipped": [
@@ -105,15 +75,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
         "results": records,
     }
+    device = torch.cuda.get_device_name() if torch.device(given.device).type == "cuda" else given.device
+    results["machine"] |= {"threads": torch.get_num_threads(), "device": device}
     where = "{processor}, {threads} thread(s), {device}".format(**results["machine"])
-    ratios, notes = report.ratios(records), report.notes(where, report.grouped(skipped))
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.output / "table.md").write_text(f"{ratios}\n\n{notes}\n\n{report.details(records)}\n")
+    summary = f"{report.ratios(records)}\n\n{report.notes(where, report.grouped(skipped))}\n"
+    save(given.output, results, f"{summary}\n{report.details(records)}")
     report.plot(records, given.output / "overhead.png")
-    console.print(f"{ratios}\n\n{notes}\n", soft_wrap=True, markup=False)
+    console.print(summary, soft_wrap=True, markup=False)
     console.print(f"results.json, table.md and overhead.png are in {given.output}/", soft_wrap=True)
     return 0
+
+
+def why_not(device: str) -> str | None:
+    """Compile something small; return why that does not work, or None where it does."""
+    try:
+        torch.compile(lambda x: (x + 1).log())(torch.ones(3, device=device))
+    except Exception as error:  # of the compiler, whatever it is
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def combinations(problems: Sequence[str], inputs: Sequence[str], tasks: Sequence[int]) -> list[Combination]:
+    """Return what is measured; a problem of :mod:`benchmarks.problems` has its own losses and number of tasks."""
+    ours = product([problem for problem in problems if problem in PROBLEMS], inputs, tasks)
+    others = [problem for problem in problems if problem not in PROBLEMS]
+    return [*starmap(Combination, ours), *(Combination(text, OWN, len(created(text).tasks)) for text in others)]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -123,30 +109,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--methods", nargs="+", help="which beside the plain loop (default: all)", metavar="METHOD")
-    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=[*PROBLEMS])
+    names, problems = methods.names(), f"{', '.join(PROBLEMS)}, or of benchmarks.problems by name (default: the former)"
+    beside = f"beside the plain loop (default: all): {', '.join(names[2:])}"
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="METHOD", help=beside)
+    parser.add_argument("--problems", nargs="+", default=[*PROBLEMS], metavar="PROBLEM", help=problems)
     parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=[*INPUTS])
-    parser.add_argument("--tasks", nargs="+", type=int, default=[2, 7, 40, 200, 1000], help="how many")
+    parser.add_argument("--tasks", nargs="+", type=at_least(1), default=[2, 7, 40, 200, 1000], help="how many")
     parser.add_argument("--seconds", type=float, default=30.0, help="of rounds, for each combination of the above")
-    parser.add_argument("--rounds", type=int, default=5, help="at least, however long they take")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="at least, however long they take")
     parser.add_argument("--quick", action="store_true", help="less of it, unless given as well")
     parser.add_argument("--compile", action="store_true", help="the weighing compiled as well")
     parser.add_argument("--device", default="cpu", help="e.g. cuda")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="of the CPU")
     parser.add_argument("--output", type=Path, default=Path("runs/overhead"), help="folder of the results")
     if parser.parse_args(arguments).quick:
         parser.set_defaults(**QUICK)
     given = parser.parse_args(arguments)
-    for name in ("rounds", "threads"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} is {getattr(given, name)}; give a whole number, at least 1")
-    if min(given.tasks) < 1:
-        parser.error(f"--tasks has {min(given.tasks)}; give whole numbers, at least 1")
     if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device is {given.device}; this machine has no CUDA device")
-    unknown = [name for name in given.methods or () if name not in methods.names()]
-    if unknown:
-        parser.error(f"--methods has {unknown[0]!r}; choose from {', '.join(methods.names())}")
+    try:
+        given.combinations = combinations(given.problems, given.inputs, given.tasks)
+    except ValueError as error:
+        parser.error(f"--problems: {error}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which losses come to a method: one by one and named, or out of a batch that mixes the tasks."""
+"""How losses come to a method: named, out of a batch that mixes the tasks, or as a problem of one's own has them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from art_optim import TaskLosses, per_task_mean
+from benchmarks.loops import as_vectors
+from benchmarks.problems import Losses
 
 from .problems import Problem
 
@@ -60,5 +62,31 @@ class Mixed:
         return self.problem.per_sample().mean()
 
 
-Input = Named | Mixed
+@dataclass(frozen=True)
+class Own:
+    """The losses of a problem of :mod:`benchmarks.problems` as it has them, where a task may be absent."""
+
+    problem: Problem
+
+    def losses(self) -> Losses:
+        """What the wrapper is given."""
+        return self.problem.losses()
+
+    def one_by_one(self) -> list[Tensor | None]:
+        """A scalar for each task, or None where it is absent."""
+        values, counts = as_vectors(self.losses(), self.problem.tasks)
+        return [loss if count else None for loss, count in zip(values, counts.tolist(), strict=True)]
+
+    def vector(self) -> Tensor:
+        """[K], what a scalarizer is given."""
+        return as_vectors(self.losses(), self.problem.tasks)[0]
+
+    def plain(self) -> Tensor:
+        """What is minimised where nothing is weighed: the sum."""
+        losses = self.losses()
+        return losses.values.sum() if isinstance(losses, TaskLosses) else sum(losses.values())
+
+
+Input = Named | Mixed | Own
 INPUTS: dict[str, type[Input]] = {"named": Named, "mixed": Mixed}
+OWN = "own"

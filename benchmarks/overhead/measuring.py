@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.timing import Step, quartiles, rounds
 
-from . import training, weighing
 from .counting import count
-from .inputs import INPUTS, Input
+from .inputs import INPUTS, Input, Own
 from .methods import AGAIN, REFERENCE, interval_of, skipped
-from .problems import PROBLEMS
+from .problems import PROBLEMS, existing
+from .steps import step_of
 
 MOST_TASKS = {"srresnet": 40}  # its batch has an image of every task
 
@@ -36,6 +36,8 @@ class Combination:
     def given(self, device: str) -> Input:
         """Make the problem anew, always the same."""
         torch.manual_seed(0)
+        if self.problem not in PROBLEMS:
+            return Own(existing(self.problem, device))
         return INPUTS[self.input](PROBLEMS[self.problem](self.tasks, device))
 
 
@@ -49,7 +51,7 @@ def contestants(of: Combination, names: Sequence[str], device: str) -> tuple[dic
         if why is not None:
             without[name] = why
         else:
-            steps[name] = (weighing if given.problem.network is None else training).step_of(name, given)
+            steps[name] = step_of(name, given)
     return steps, without
 
 

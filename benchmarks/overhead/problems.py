@@ -1,15 +1,17 @@
-"""What is trained on: networks, each with a batch that stays, and losses without a network."""
+"""What is trained on: a network and a batch that stays, also of :mod:`benchmarks.problems`, or losses alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import problems
+from benchmarks.problems import Losses
 from benchmarks.restoration.models.global_srresnet import GlobalSRResNet
 
 
@@ -18,19 +20,21 @@ class Problem:
     """One batch of K tasks.
 
     Args:
-        losses: Computes the losses of all tasks, each a scalar.
-        per_sample: Computes the losses [B] of the samples, where each sample is of one task.
-        task_ids: [B], which one.
+        losses: Computes the losses of all tasks, each a scalar, or what a problem of :mod:`benchmarks.problems` has.
+        device: Where all of it is.
         network: What is trained, or None where there are only losses, without a network.
         shared: The last layer that all tasks share.
+        per_sample: Computes the losses [B] of the samples, where each sample is of one task, for mixed batches.
+        task_ids: [B], which one.
     """
 
     tasks: tuple[str, ...]
-    losses: Callable[[], dict[str, Tensor]]
-    per_sample: Callable[[], Tensor]
-    task_ids: Tensor
+    losses: Callable[[], Losses]
+    device: torch.device | str
     network: nn.Module | None = None
     shared: list[nn.Parameter] = field(default_factory=list)
+    per_sample: Callable[[], Tensor] | None = None
+    task_ids: Tensor | None = None
 
 
 def weighing(num_tasks: int, device: str) -> Problem:
@@ -38,7 +42,8 @@ def weighing(num_tasks: int, device: str) -> Problem:
     tasks = _names(num_tasks)
     losses = {task: loss.requires_grad_() for task, loss in zip(tasks, _uniform(num_tasks, device=device), strict=True)}
     per_sample = _uniform(max(64, num_tasks), device=device).requires_grad_()
-    return Problem(tasks, lambda: losses, lambda: per_sample, _turns(len(per_sample), num_tasks, device))
+    task_ids = _turns(len(per_sample), num_tasks, device)
+    return Problem(tasks, lambda: losses, device, per_sample=lambda: per_sample, task_ids=task_ids)
 
 
 def mlp(num_tasks: int, device: str, samples: int = 64) -> Problem:
@@ -70,8 +75,19 @@ def srresnet(num_tasks: int, device: str) -> Problem:
     def losses() -> dict[str, Tensor]:
         return dict(zip(tasks, per_sample().view(num_tasks, -1).mean(1).unbind(), strict=True))
 
-    return Problem(tasks, losses, per_sample, task_ids, network, [*network.last.parameters()])
+    return Problem(tasks, losses, device, network, [*network.last.parameters()], per_sample, task_ids)
 
+
+def existing(text: str, device: str) -> Problem:
+    """A problem of :mod:`benchmarks.problems`, whose first batch is drawn anew in every step."""
+    problem = created(text)
+    network = problem.network().to(device)
+    return Problem(
+        tuple(problem.tasks), lambda: problem.losses(network, 0, 0), device, network, problem.shared(network)
+    )
+
+
+created = cache(problems.create)
 
 PROBLEMS: dict[str, Callable[[int, str], Problem]] = {
     "weighing": weighing,
@@ -98,7 +114,7 @@ def _with_outputs(network: nn.Sequential, last_shared: nn.Module, inputs: Tensor
     def per_sample() -> Tensor:
         return errors().gather(1, task_ids[:, None]).squeeze(1)
 
-    return Problem(tasks, losses, per_sample, task_ids, network, [*last_shared.parameters()])
+    return Problem(tasks, losses, inputs.device, network, [*last_shared.parameters()], per_sample, task_ids)
 
 
 def _names(num_tasks: int) -> tuple[str, ...]:

@@ -26,9 +26,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from art_optim import GradientWeighting, TaskReweightedOptimizer
 from art_optim.weighting import Weighting, available
@@ -36,9 +34,9 @@ from benchmarks.timing import finish
 
 from .inputs import INPUTS, Input
 from .measuring import Combination
-from .methods import AGGREGATOR, REFERENCE, weighting
+from .methods import AGGREGATOR, COMPILED, REFERENCE
 from .problems import PROBLEMS
-from .training import inner
+from .steps import inner, wrapper
 
 WITHIN = ("forward", "gather", "weigh", "backward pass", "inner step")
 REST = "the rest of step"
@@ -176,35 +174,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     sides = [Combination(asked.problem, asked.input, asked.tasks).given(asked.device) for _ in range(2)]
     plain, given = inner(sides[0].problem.network), sides[1]
-    made = weighting(asked.method, given.problem)
-    wrapped = TaskReweightedOptimizer(inner(given.problem.network), given.problem.tasks, made, compile=asked.compile)
-    console = Console(markup=False)
+    wrapped = wrapper(f"{COMPILED if asked.compile else ''}{asked.method}", given.problem)
     of_phases = phases(plain, wrapped, sides, asked.device, asked.rounds)
-    console.print(_table(f"a step of {asked.method}, {asked.tasks} tasks: µs, medians (quartiles)", of_phases))
+    print(f"a step of {asked.method}, {asked.tasks} tasks: µs, medians (quartiles)\n\n{table(of_phases)}")
     if not asked.compile:
-        of_lines = lines(wrapped, given, STEPS * asked.rounds)
-        weighing = of_phases["wrapped", "weigh"].median()
-        title = (
-            f"{formula(made).__qualname__}, {sum(of_lines.values()):.1f} µs under the trace function; "
-            f"weighing takes {weighing:.1f} µs without"
+        of_lines = pd.Series(lines(wrapped, given, STEPS * asked.rounds), name="µs, mean")
+        print(
+            f"\n{formula(wrapped.weighting).__qualname__}, {of_lines.sum():.1f} µs under the trace function; "
+            f"weighing takes {of_phases['wrapped', 'weigh'].median():.1f} µs without\n\n"
+            f"{of_lines.to_markdown(floatfmt='.1f')}"
         )
-        table = Table("line", "µs, mean", title=title)
-        for line, microseconds in of_lines.items():
-            table.add_row(line, f"{microseconds:.1f}")
-        console.print(table)
     return 0
 
 
-def _table(title: str, of_phases: pd.DataFrame) -> Table:
-    plain, wrapped = (
-        of_phases[side].assign(all=of_phases[side].sum(axis=1)).quantile([0.25, 0.5, 0.75]).T
-        for side in (REFERENCE, "wrapped")
-    )
-    table = Table("phase", REFERENCE, "wrapped", "difference", title=title)
-    for phase in plain.index:
-        cells = ["{1:.1f} ({0:.1f}-{2:.1f})".format(*side.loc[phase]) for side in (plain, wrapped)]
-        table.add_row(phase, *cells, f"{wrapped.loc[phase, 0.5] - plain.loc[phase, 0.5]:+.1f}")
-    return table
+def table(of_phases: pd.DataFrame) -> str:
+    """Lay out the phases of the two sides."""
+    frames = {side: of_phases[side].assign(all=of_phases[side].sum(axis=1)) for side in (REFERENCE, "wrapped")}
+    cells = {side: frame.quantile([0.25, 0.5, 0.75]).agg(_quartiles) for side, frame in frames.items()}
+    difference = frames["wrapped"].median() - frames[REFERENCE].median()
+    return pd.DataFrame({**cells, "difference": difference.map("{:+.1f}".format)}).to_markdown(disable_numparse=True)
+
+
+def _quartiles(of: pd.Series) -> str:
+    return "{1:.1f} ({0:.1f}-{2:.1f})".format(*of)
 
 
 if __name__ == "__main__":

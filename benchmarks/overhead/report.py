@@ -10,11 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from art_optim.weighting import available
-
-from .compiling import COMPILED
 from .measuring import Combination
-from .methods import AGAIN, AGGREGATOR, AT_INTERVALS, HOST, INTERVAL, REFERENCE, SCALARIZERS, STACKED
+from .methods import AGAIN, AGGREGATOR, AT_INTERVALS, COMPILED, HOST, INTERVAL, REFERENCE, STACKED, TORCHJD
 
 OUT_OF_SCALE = {base + end for base in ("gradnorm", AGGREGATOR) for end in ("", AT_INTERVALS)}  # a backward pass a task
 TITLES = {
@@ -26,6 +23,19 @@ TITLES = {
     "srresnet": "SRResNet-like",
     "named": "named losses",
     "mixed": "a batch mixing the tasks",
+    "own": "the losses of its batch",
+}
+
+
+ART = {"color": "tab:blue", "linewidth": 2.5, "zorder": 5}
+LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
+    AGAIN: ("plain again: noise, quartiles", {"color": "black", "linestyle": ":", "zorder": 4}),
+    STACKED: ("stacked sum", {"color": "tab:green"}),
+    HOST: ("Art on the host", {"color": "tab:red"}),
+    "art": ("art", ART),
+    f"art{AT_INTERVALS}": (f"art{AT_INTERVALS}", {**ART, "linestyle": "--"}),
+    "gradnorm": ("gradnorm, off the scale", {"color": "tab:purple"}),
+    AGGREGATOR: (f"{AGGREGATOR}, off the scale", {"color": "tab:brown"}),
 }
 
 
@@ -36,7 +46,7 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> str:
     for (problem, given), of in frame.groupby(["problem", "input"], sort=False):
         cells = of.assign(cell=of["ratio"].map(_ratio)).pivot(index="method", columns="tasks", values="cell")
         cells = cells.reindex(of["method"].drop_duplicates()).fillna("-").rename(columns="{} tasks".format)
-        parts += [f"## {TITLES[problem]}: {TITLES[given]}", _markdown(cells.reset_index())]
+        parts += [f"## {TITLES.get(problem, problem)}: {TITLES[given]}", _markdown(cells.reset_index())]
     return "\n\n".join(parts)
 
 
@@ -46,7 +56,10 @@ def details(records: Sequence[Mapping[str, Any]]) -> str:
     parts = ["# Each combination"]
     for (problem, given, tasks), of in frame.groupby(["problem", "input", "tasks"], sort=False):
         rounds = of["rounds"].iloc[0]
-        parts += [f"## {TITLES[problem]}: {TITLES[given]}, {tasks} tasks ({rounds} rounds)", _markdown(_rows(of))]
+        parts += [
+            f"## {TITLES.get(problem, problem)}: {TITLES[given]}, {tasks} tasks ({rounds} rounds)",
+            _markdown(_rows(of)),
+        ]
     return "\n\n".join(parts)
 
 
@@ -96,7 +109,8 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
         f"- `{AT_INTERVALS.strip()}` is the weighting with `interval={INTERVAL}`: all take a multiple of {INTERVAL} "
         "steps in a round, and operators are the mean over these.",
         "- SRResNet-like is the restoration network of the demo: residual blocks as in SRResNet, no upsampling, and a "
-        "head that sees the whole image.",
+        "head that sees the whole image. A problem of `benchmarks.problems` is a step on its first batch, made anew in "
+        "each.",
         "- A mixed batch has the samples of the MLP, or 8 images for the convolutions: where there are more tasks, the "
         "others are absent.",
         "- Operators are those that a step and its backward pass call, not those within operators. Memory is the most "
@@ -107,11 +121,7 @@ def notes(where: str, skipped: Mapping[str, Sequence[str]]) -> str:
 
 def plot(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the median ratio against the number of tasks: a panel a problem and input, a line a method."""
-    frame = pd.DataFrame(records).assign(
-        median=lambda frame: frame["ratio"].map(lambda quartiles: quartiles["median"]),
-        low=lambda frame: frame["ratio"].map(lambda quartiles: quartiles["low"]),
-        high=lambda frame: frame["ratio"].map(lambda quartiles: quartiles["high"]),
-    )
+    frame = pd.DataFrame([{**record, **record["ratio"]} for record in records])
     problems, inputs = frame["problem"].unique(), frame["input"].unique()
     figure = Figure(figsize=(4.6 * len(problems), 0.9 + 3.6 * len(inputs)), layout="constrained")
     panels = figure.subplots(len(inputs), len(problems), squeeze=False)
@@ -119,8 +129,8 @@ def plot(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     for row, given in zip(panels, inputs, strict=True):
         for panel, problem in zip(row, problems, strict=True):
             of = frame[(frame["problem"] == problem) & (frame["input"] == given)]
-            panel.set_title(f"{TITLES[problem]}\n{TITLES[given]}", fontsize=10)
-            lines |= _panel(panel, of)
+            panel.set_title(f"{TITLES.get(problem, problem)}\n{TITLES[given]}", fontsize=10)
+            lines |= {} if of.empty else _panel(panel, of)
     figure.supxlabel("number of tasks")
     figure.supylabel("time of a step over that of the plain loop: median")
     figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
@@ -153,26 +163,13 @@ def _panel(panel: Axes, of: pd.DataFrame) -> dict[str, Any]:
 
 def _look(name: str) -> tuple[str, dict[str, Any]]:
     """The line of a method, and its name in the legend, which alike methods share."""
-    own = {
-        AGAIN: ("plain again: noise, quartiles", {"color": "black", "linestyle": ":", "zorder": 4}),
-        STACKED: ("stacked sum", {"color": "tab:green"}),
-        HOST: ("Art on the host", {"color": "tab:red"}),
-        "art": ("art", {"color": "tab:blue", "linewidth": 2.5, "zorder": 5}),
-        f"art{AT_INTERVALS}": (
-            f"art{AT_INTERVALS}",
-            {"color": "tab:blue", "linewidth": 2.5, "linestyle": "--", "zorder": 5},
-        ),
-        "gradnorm": ("gradnorm, off the scale", {"color": "tab:purple"}),
-        AGGREGATOR: (f"{AGGREGATOR}, off the scale", {"color": "tab:brown"}),
-    }
     name = name if name.startswith("art") else name.removesuffix(AT_INTERVALS)
-    if name in own:
-        return own[name]
-    if name in SCALARIZERS:
+    if name in LOOKS:
+        return LOOKS[name]
+    if name.startswith(TORCHJD):
         return "TorchJD's scalarizers", {"color": "tab:orange", "linewidth": 0.8, "alpha": 0.8}
     if name.startswith(COMPILED):
         return "compiled", {"color": "tab:cyan", "linewidth": 0.8, "linestyle": "--"}
-    assert name in available()
     return "the other weightings", {"color": "tab:blue", "linewidth": 0.8, "alpha": 0.45}
 
 

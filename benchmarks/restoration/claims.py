@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from benchmarks.compare.statistics import AVERAGE
+from benchmarks.estimates import Estimate, estimate
 
 from . import paper
-from .estimates import Estimate, estimate
-from .finished import Arena
+from .finished import AVERAGE, Arena
 
 Verdict = Literal["yes", "no", "not decided by these runs", "not run"]
 COLLAPSE = 3.0  # dB

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.compare.statistics import AVERAGE
+from benchmarks.methods import FIXED, canonical, create
 
 from .history import weighed
-from .weighting_names import FIXED, average_weights, canonical, create
+from .weighting_names import average_weights
 
+AVERAGE = "average"
+REFERENCE = "equal"
 ALIKE = (
     *("setting", "tasks", "model", "scale", "precision"),
     *("schedule", "order", "steps", "batch", "patch", "sampler"),

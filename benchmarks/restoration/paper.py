@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .weighting_names import ABLATION, canonical
+from benchmarks.methods import ABLATION, canonical
 
 MODELS = {
     "SRResNet": ("srresnet",),

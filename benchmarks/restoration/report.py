@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.compare.statistics import AVERAGE, REFERENCE
+from benchmarks.estimates import Estimate, estimate
 
 from . import paper
 from .claims import difference, judge
-from .estimates import Estimate, estimate
 from .figures import plot_histories, plot_images
-from .finished import Arena, arenas, read
+from .finished import AVERAGE, REFERENCE, Arena, arenas, read
 from .report_pictures import draw_crops, draw_curves
 from .report_text import markdown
 

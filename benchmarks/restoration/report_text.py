@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.estimates import Estimate
+
 from . import paper
 from .claims import Finding
-from .estimates import Estimate
 from .finished import ORDER, Arena
 
 Row = Mapping[str, Any]

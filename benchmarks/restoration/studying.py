@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from benchmarks.methods import FIXED_AT
+
 from . import runs
 from .evaluation import JSON
-from .weighting_names import FIXED_AT
 
 LOG = "log.txt"
 

@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader
 
 import art_optim
 from art_optim import EqualWeighting, TaskReweightedOptimizer, per_task_mean
+from benchmarks import methods
 from benchmarks.machine import processor
 
-from . import data, layouts, models, processes, recipes, runs, samplers, weighting_names
+from . import data, layouts, models, processes, recipes, runs, samplers
 from .data import Batch
 from .degradations import to_uint8
 from .history import History
@@ -48,7 +49,7 @@ ROWS = 100_000
 
 @dataclass(frozen=True)
 class Config:
-    """What a run depends on, beside its data; ``weighting`` as :mod:`.weighting_names` writes it."""
+    """What a run depends on, beside its data; ``weighting`` as :mod:`benchmarks.methods` writes it."""
 
     setting: str
     model: str
@@ -81,7 +82,7 @@ class Config:
 
     def described(self) -> dict[str, Any]:
         """Return the identity of the run, as JSON has it, but for its data."""
-        given = {**asdict(self), "weighting": weighting_names.canonical(self.weighting), "recipe": self.recipe.name}
+        given = {**asdict(self), "weighting": methods.canonical(self.weighting), "recipe": self.recipe.name}
         recipe = self.recipe.described()
         own = {key: recipe[key] for key in ("optimizer", "loss", "average", "stages", "order")}
         if self.recipe.shuffle_colours:
@@ -141,7 +142,7 @@ class Training:
         return TaskReweightedOptimizer(
             inner,
             config.tasks,
-            weighting_names.create(config.weighting, config.seed) if span.weighed else equal,
+            methods.create(config.weighting, config.seed) if span.weighed else equal,
             interval=config.interval if span.weighed else 1,
             nonfinite="skip",
         )

@@ -9,8 +9,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Generator, Tensor
 
-from benchmarks.compare.training import SETTINGS
-from benchmarks.restoration import degradations, images
+from benchmarks.restoration import degradations, images, layouts
 from benchmarks.restoration.degradations import (
     SMALLEST_SIDE,
     TASKS,
@@ -93,11 +92,9 @@ def grey(value: float = 0.5, height: int = 65, width: int = 83) -> Tensor:
 
 
 def test_settings_name_known_tasks():
-    assert SETTINGS == {
-        "rain-haze-noise": ("rain", "haze", "noise"),
-        "multiple": ("sr", "blur", "noise", "jpeg", "rain", "haze", "dark"),
-    }
-    assert set(TASKS) == {*SETTINGS["multiple"], "snow"}
+    assert layouts.SETTINGS["rain-haze-noise"] == ("rain", "haze", "noise")
+    assert layouts.SETTINGS["multiple"] == ("sr", "blur", "noise", "jpeg", "rain", "haze", "dark")
+    assert {*TASKS} == {task for tasks in layouts.SETTINGS.values() for task in tasks}
 
 
 @pytest.mark.parametrize("levels", RANGES)

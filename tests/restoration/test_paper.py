@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from art_optim import Art, ArtAblation, EqualWeighting
+from benchmarks.methods import canonical, create
 from benchmarks.restoration.paper import SLIPS, TABLES
-from benchmarks.restoration.weighting_names import canonical, create
 
 ROWS = [(table, row) for table in TABLES.values() for row in table.rows]
 KNOWN = [pytest.param(row, id=f"{table.number} {row.label}") for table, row in ROWS if row.by_test_set]

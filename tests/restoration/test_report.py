@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.estimates import Estimate, estimate
+from benchmarks.methods import canonical
 from benchmarks.restoration import figures, report
 from benchmarks.restoration.__main__ import main
 from benchmarks.restoration.claims import claims, judge
-from benchmarks.restoration.estimates import Estimate, estimate
 from benchmarks.restoration.finished import arenas, read, spread_of_rates
 from benchmarks.restoration.paper import TABLES
-from benchmarks.restoration.weighting_names import canonical, resolve
+from benchmarks.restoration.weighting_names import resolve
 
 SEVEN = ["sr", "blur", "noise", "jpeg", "rain", "haze", "dark"]
 INPUT = {"sr": 20.0, "blur": 21.0, "noise": 18.0, "jpeg": 25.0, "rain": 17.0, "haze": 14.0, "dark": 13.0, "snow": 16.0}

@@ -7,7 +7,8 @@ import pytest
 
 from art_optim import Art, ArtAblation, EqualWeighting
 from art_optim.weighting import available
-from benchmarks.restoration.weighting_names import average_weights, canonical, create, resolve
+from benchmarks.methods import canonical, create
+from benchmarks.restoration.weighting_names import average_weights, resolve
 
 TASKS = ["rain", "haze"]
 

@@ -86,17 +86,18 @@ def test_a_resumed_run_that_differs_is_a_failure(tmp_path, monkeypatch):
 def test_an_interrupt_leaves_no_processes_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "pairwise", lambda factors: [QUICK, OTHER])
     saved = covering._saved
+    others = {*multiprocessing.active_children()}  # such as joblib's, which wait for more work
 
     def interrupt(run):
         if saved(run):
-            assert len(multiprocessing.active_children()) == 2
+            assert len({*multiprocessing.active_children()} - others) == 2
             os.kill(os.getpid(), signal.SIGTERM)
         return saved(run)
 
     monkeypatch.setattr(covering, "_saved", interrupt)
     given = ["cover", "--steps", str(STEPS), "--output", str(tmp_path)]
     assert main(given) == 130
-    assert multiprocessing.active_children() == []
+    assert {*multiprocessing.active_children()} <= others
     assert "the same command goes on" in capsys.readouterr().err
     monkeypatch.setattr(covering, "_saved", saved)
     assert main(given) == 0

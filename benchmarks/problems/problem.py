@@ -33,7 +33,8 @@ class Problem(ABC):
     """A problem that :mod:`benchmarks.compare` trains with each method.
 
     A run depends on the arguments of the constructor, the seed, what :meth:`data` returns, and the code. Everything
-    random comes from the seed: twice the same run gives the same bits.
+    random comes from the seed: twice the same run gives the same bits. Seeds of training are 0 or more; what is fixed
+    or held out is drawn with others, or it shares its numbers with a batch.
 
     Attributes:
         tasks: The names of the tasks.

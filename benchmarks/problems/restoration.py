@@ -90,7 +90,7 @@ class Restoration(Problem):
     def _images(self) -> dict[str, list[EvaluationImage]]:
         return {
             split: evaluation_images(self.photographs[split], self.tasks, seed, self.levels)
-            for seed, split in enumerate(("validation", "test"))
+            for seed, split in ((-1, "validation"), (-2, "test"))  # training has no seed below 0
         }
 
     @lru_cache(maxsize=1)  # noqa: B019 (a process trains one problem at a time)

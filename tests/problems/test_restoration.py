@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.problems.restoration import TrainingPatches, evaluation_images
+from benchmarks.problems import restoration
+from benchmarks.problems.restoration import Restoration, TrainingPatches, evaluation_images
 from benchmarks.restoration.photographs import Photograph
 
 TASKS = ("noise", "dark", "sr")
@@ -47,3 +48,11 @@ def test_each_photograph_is_evaluated_on_each_task_at_several_levels():
     assert not torch.equal(images[0].degraded, images[1].degraded)
     repeated = evaluation_images(photographs(2), TASKS, seed=0, levels=2)
     assert all(torch.equal(a.degraded, b.degraded) for a, b in zip(images, repeated, strict=True))
+
+
+def test_held_out_degradations_are_drawn_with_seeds_that_training_does_not_have(small_photographs, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(restoration, "evaluation_images", lambda of, tasks, seed, levels: seeds.append(seed))
+    Restoration(folder=str(small_photographs))._images  # noqa: B018
+    assert len({*seeds}) == 2
+    assert max(seeds) < 0

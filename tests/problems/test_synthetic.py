@@ -55,6 +55,26 @@ def test_noise_is_in_the_labels_of_the_last_task_alone_and_not_in_held_out_data(
     assert problem.evaluate(Teacher(problem), "test")["relative error"] == 0
 
 
+@pytest.mark.parametrize("dials", [{}, {"conflict": 0.9}, {"num_tasks": 9}])
+def test_what_is_held_out_is_neither_trained_on_nor_part_of_the_functions(dials):
+    problem = Synthetic(**dials)
+    seen = []
+    network = nn.Sequential(nn.Flatten(), problem.network())
+    network[0].register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
+    for seed in (*range(10), 1000):
+        for step in range(20):
+            problem.losses(network, seed, step)
+    trained = torch.cat(seen)
+    held_out = {split: problem._held_out(split)[0] for split in ("validation", "test")}
+    weights = problem.inner.flatten(0, 1)
+    directions = {"weights": weights, "trained": trained, **held_out}
+    names = [*directions]
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            cosines = nn.functional.normalize(directions[first]) @ nn.functional.normalize(directions[second]).T
+            assert cosines.abs().max() < 0.999, (first, second)
+
+
 def test_predicting_nothing_has_an_error_of_one():
     scores = Synthetic(noise=1.0, scale_ratio=10.0).evaluate(Silent(4), "validation")
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
